@@ -308,6 +308,12 @@ impl Connection {
         }
     }
 
+    /// The response announces the connection's end for a reason of its own: the application said so, or the request
+    /// cannot be read on.
+    pub fn on_close_announced(&mut self) {
+        self.announced = true;
+    }
+
     /// The response's last byte was handed to the parser.
     pub fn on_response_end(&mut self, now: Instant) {
         self.go(now, Edge::ResponseEnded);
@@ -331,6 +337,18 @@ impl Connection {
     /// The socket took bytes.
     pub fn on_write_progress(&mut self) {
         self.write_wait_since = None;
+    }
+
+    /// Whether [`Connection::on_read_blocked`] would end the connection. The driver then makes sure of the socket first.
+    #[must_use]
+    pub fn may_end(&self, now: Instant) -> bool {
+        self.quiet_until().is_some_and(|at| at <= now)
+    }
+
+    /// The running request has no body, or all of it was read.
+    #[must_use]
+    pub fn body_is_read(&self) -> bool {
+        !self.body_open
     }
 
     /// The socket has nothing more to read.
@@ -420,11 +438,16 @@ impl Connection {
                     consider(at, Output::Wake);
                 }
             }
-            State::ReadingHead if !self.rejected => {
+            State::ReadingHead if !self.rejected && !self.cut => {
+                // A response that is still being written cannot be followed by one that the parser knows nothing of.
+                let clear = self.write_wait_since.is_none();
                 if aborting {
-                    consider(self.phase_since, Output::Reject(503));
+                    consider(self.phase_since, if clear { Output::Reject(503) } else { Output::Cut });
                 }
-                consider(self.since + self.header_timeout, Output::Reject(408));
+                consider(
+                    self.since + self.header_timeout,
+                    if clear { Output::Reject(408) } else { Output::Cut },
+                );
             }
             State::InFlight if !self.ended_request => {
                 if aborting {

@@ -256,6 +256,8 @@ pub struct Supervisor {
     /// Until when the listeners stay open after the last worker.
     settle_until: Option<Instant>,
     accept_blocked: bool,
+    /// `settle_until` has passed; the next empty accept queue is the last look.
+    settled: bool,
     /// The log was told that the server shuts down.
     announced: bool,
     refusing: u64,
@@ -290,6 +292,7 @@ impl Supervisor {
             deadline: None,
             settle_until: None,
             accept_blocked: false,
+            settled: false,
             announced: false,
             refusing: 0,
             lost: false,
@@ -416,6 +419,16 @@ impl Supervisor {
                 !self.listeners_closed
             }
             State::Exited => false,
+        }
+    }
+
+    /// Whether what happens next depends on the accept queue being empty: the driver then asks the kernel itself, reads
+    /// the queue to its end and says [`Input::AcceptBlocked`].
+    pub fn wants_backlog_empty(&self) -> bool {
+        match self.state {
+            State::EmptyingBacklog => !self.accept_blocked,
+            State::Closing => self.settled && !self.listeners_closed && !self.accept_blocked,
+            _ => false,
         }
     }
 
@@ -1014,17 +1027,17 @@ impl Supervisor {
         if self.state != State::Closing {
             return;
         }
-        let settled = self.settle_until.is_none_or(|at| at <= now);
-        if settled && self.accept_blocked && !self.listeners_closed {
+        if !self.settled && self.settle_until.is_none_or(|at| at <= now) {
+            self.settled = true;
+            self.accept_blocked = false;
+        }
+        let out_of_patience = self.closing_bound().is_some_and(|at| at <= now);
+        if !self.listeners_closed && ((self.settled && self.accept_blocked) || out_of_patience) {
             self.listeners_closed = true;
             self.outputs.push_back(Output::CloseListeners);
         }
         // Connections that we answer ourselves end by their own linger; the deadline bounds them as everything.
-        let last = self.closing_bound();
-        if self.listeners_closed
-            && (self.refusing == 0 || last.is_some_and(|at| at <= now))
-            && self.go(Edge::Closed)
-        {
+        if self.listeners_closed && (self.refusing == 0 || out_of_patience) && self.go(Edge::Closed) {
             let code =
                 self.code.unwrap_or(if self.lost || self.killed_now { exit::FORCED } else { exit::CLEAN });
             self.code = Some(code);
@@ -1034,7 +1047,8 @@ impl Supervisor {
 
     /// The end of all patience: after the deadline a kill's grace, for the supervisor's own connections too.
     fn closing_bound(&self) -> Option<Instant> {
-        self.deadline.map(|at| at + KILL_GRACE).or(self.settle_until)
+        let after_deadline = self.deadline.map(|at| at + KILL_GRACE);
+        after_deadline.max(self.settle_until)
     }
 
     fn notify(&mut self, now: Instant) {
@@ -1077,7 +1091,7 @@ impl Supervisor {
         }
         match self.state {
             State::EmptyingBacklog | State::Draining => consider(self.deadline),
-            State::Closing if !self.listeners_closed => consider(self.settle_until),
+            State::Closing if !self.settled => consider(self.settle_until),
             State::Closing => consider(self.closing_bound()),
             _ => {}
         }

@@ -16,9 +16,20 @@ pub struct Accepted<Io> {
     pub local: Option<SocketAddr>,
 }
 
+/// A connection's bytes, both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether bytes, or the peer's end, wait to be read: asked of the kernel itself. A reactor knows only what it was
+    /// told at its last turn, and a connection that ends on that knowledge loses the request that came since.
+    fn readable_now(&self) -> bool;
+
+    /// Lets the drop of this stream be a reset instead of an orderly end, for a response whose end the peer could not
+    /// tell from a complete one otherwise. Best effort.
+    fn reset_on_drop(&self);
+}
+
 /// A socket at rest, which becomes a stream in the process that serves it.
 pub trait Socket: Send + 'static {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Stream;
 
     /// Registers the socket with the runtime of the calling task.
     ///
