@@ -5,4 +5,5 @@
 //! in [`os`], the simulator has its own.
 
 pub mod listener;
+pub mod os;
 pub mod worker_host;
