@@ -12,6 +12,7 @@ mod connection;
 mod exchange;
 mod head;
 pub mod listener;
+pub mod os;
 mod shared;
 pub mod supervisor;
 mod wire;
