@@ -11,6 +11,8 @@ pub mod clock;
 mod connection;
 mod exchange;
 mod head;
+pub mod in_process;
+pub mod line;
 pub mod listener;
 pub mod os;
 mod shared;
