@@ -1,0 +1,1 @@
+//! The reference in `docs/settings.md`.
