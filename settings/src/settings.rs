@@ -51,7 +51,7 @@ pub struct Settings {
     /// Longest pause of a client that reads its response. Positive.
     #[serde(with = "seconds")]
     pub write_timeout: Duration,
-    /// From the request head to the end of the response. Positive.
+    /// From the request head to the response head. Positive.
     #[serde(with = "optional_seconds")]
     pub request_timeout: Option<Duration>,
     /// Open connections of all workers together.

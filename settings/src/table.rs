@@ -309,7 +309,7 @@ pub static SETTINGS: &[Setting] = &[
         optional: true,
         value_name: "DURATION",
         group: Group::Timeouts,
-        help: "504 and cancel the handler when a request takes longer.",
+        help: "504 and cancel the handler of a request whose response has not begun by then.",
         ..ROW
     },
     Setting {
