@@ -57,7 +57,8 @@ impl Target {
 impl Application {
     /// Reads `module:attribute`, `module:attribute.nested` or `module:factory()`.
     pub(crate) fn parse(text: &str) -> Result<Application, Misnamed> {
-        let wrong = |problem: &str, suggestion: Option<String>| Misnamed { problem: problem.to_owned(), suggestion };
+        let wrong =
+            |problem: &str, suggestion: Option<String>| Misnamed { problem: problem.to_owned(), suggestion };
         let Some((module, attribute)) = text.split_once(':') else {
             if text.is_empty() {
                 return Err(wrong("it must be module:attribute, such as main:app", None));
@@ -71,7 +72,10 @@ impl Application {
             return Err(wrong("a file name stands where the module's name belongs", suggestion));
         }
         if !is_dotted_name(module) {
-            return Err(wrong("the part before the colon must be a module's name, such as main or mysite.asgi", None));
+            return Err(wrong(
+                "the part before the colon must be a module's name, such as main or mysite.asgi",
+                None,
+            ));
         }
         let (attribute, factory) = match attribute.split_once('(') {
             Some((attribute, ")")) => (attribute, true),
@@ -85,7 +89,10 @@ impl Application {
             return Err(wrong("nothing stands after the colon", Some(format!("{module}:app"))));
         }
         if !is_dotted_name(attribute) {
-            return Err(wrong("the part after the colon must be an attribute's name, such as app or web.app", None));
+            return Err(wrong(
+                "the part after the colon must be an attribute's name, such as app or web.app",
+                None,
+            ));
         }
         Ok(Application { module: module.to_owned(), attribute: attribute.to_owned(), factory })
     }
@@ -105,7 +112,8 @@ fn module_of_path(text: &str) -> Option<String> {
 /// only catches what can never be a name.
 fn is_dotted_name(text: &str) -> bool {
     text.split('.').all(|part| {
-        part.starts_with(|c: char| c.is_alphabetic() || c == '_') && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
@@ -115,7 +123,9 @@ mod tests {
 
     #[test]
     fn every_documented_form_is_read_and_written_back() {
-        for text in ["main:app", "mysite.asgi:application", "main:web.app", "main:create_app()", "pkg._x:Äpp2"] {
+        for text in
+            ["main:app", "mysite.asgi:application", "main:web.app", "main:create_app()", "pkg._x:Äpp2"]
+        {
             assert_eq!(Application::parse(text).map(|a| a.to_string()), Ok(text.to_owned()));
         }
         assert_eq!(Target::parse("demo"), Ok(Target::Demo));

@@ -36,10 +36,9 @@ impl Bind {
             return if path.is_empty() { Err(RULE) } else { Ok(Bind::Unix(path.into())) };
         }
         if let Some(number) = text.strip_prefix("fd://") {
-            return match number.parse::<RawFd>() {
-                Ok(number) if number >= 0 => Ok(Bind::Descriptor(number)),
-                _ => Err(RULE),
-            };
+            // `str::parse` would take a leading `+`.
+            let digits = number.bytes().all(|b| b.is_ascii_digit());
+            return digits.then(|| number.parse().ok()).flatten().map(Bind::Descriptor).ok_or(RULE);
         }
         if text.contains('/') || text.contains(char::is_whitespace) {
             return Err(RULE);
@@ -63,8 +62,9 @@ impl Bind {
             return Err(RULE);
         }
         let port = match port {
-            // `str::parse` would take a leading `+`.
-            Some(port) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => port.parse().map_err(|_| RULE)?,
+            Some(port) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                port.parse().map_err(|_| RULE)?
+            }
             Some(_) => return Err(RULE),
             None => DEFAULT_PORT,
         };
@@ -108,7 +108,26 @@ mod tests {
 
     #[test]
     fn a_malformed_address_is_an_error_and_not_a_host_name() {
-        for text in ["", ":", "[]:80", "host:", "host:http", "host:65536", "host:-1", "host:+1", "unix:", "fd://", "fd://-1", "fd://x", "http://host:80", "a:b:c", "[::1", "[::1]x", "a b:80"] {
+        for text in [
+            "",
+            ":",
+            "[]:80",
+            "host:",
+            "host:http",
+            "host:65536",
+            "host:-1",
+            "host:+1",
+            "unix:",
+            "fd://",
+            "fd://-1",
+            "fd://+1",
+            "fd://x",
+            "http://host:80",
+            "a:b:c",
+            "[::1",
+            "[::1]x",
+            "a b:80",
+        ] {
             assert!(Bind::parse(text).is_err(), "{text}");
         }
     }

@@ -26,11 +26,6 @@ pub fn parse(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(number * seconds_per_unit).ok()
 }
 
-/// Writes a duration so that [`parse`] reads it back: `30s`, `2.5s`.
-pub fn show(duration: Duration) -> String {
-    format!("{}s", duration.as_secs_f64())
-}
-
 /// Serialises a `Duration` as a number of seconds; a `f64` holds every permitted duration to the nanosecond.
 pub mod seconds {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -84,16 +79,22 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_not_guessed_at() {
-        for text in ["", ".", "-5", "+5", "inf", "nan", "1e3", "1.2.3", "30 seconds", "s", "5d", "2m30s", "99999999999999999999h"] {
+        for text in [
+            "",
+            ".",
+            "-5",
+            "+5",
+            "inf",
+            "nan",
+            "1e3",
+            "1.2.3",
+            "30 seconds",
+            "s",
+            "5d",
+            "2m30s",
+            "99999999999999999999h",
+        ] {
             assert_eq!(parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_shown_duration_is_read_back_unchanged() {
-        for nanoseconds in [1, 500_000_000, 2_500_000_000, 86_400_000_000_000, 12_345_678_901] {
-            let duration = Duration::from_nanos(nanoseconds);
-            assert_eq!(parse(&show(duration)), Some(duration));
         }
     }
 }

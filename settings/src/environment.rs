@@ -61,13 +61,14 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     name.starts_with("POUNCE_SERVICE_")
         || name.strip_prefix("POUNCE_PORT").is_some_and(|rest| {
-            (rest.is_empty() && is_url) || rest.strip_prefix('_').is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
+            (rest.is_empty() && is_url)
+                || rest.strip_prefix('_').is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()))
         })
 }
 
-fn text(name: &str, value: &OsStr, origin: &Origin) -> Result<String, SettingsError> {
+fn text(name: &'static str, value: &OsStr, origin: &Origin) -> Result<String, SettingsError> {
     value.to_str().map(str::to_owned).ok_or_else(|| SettingsError::BadValue {
-        name: name.into(),
+        name,
         value: value.to_string_lossy().into_owned(),
         rule: "UTF-8".into(),
         hint: String::new(),
@@ -87,7 +88,10 @@ fn unknown(variable: &str, origin: Origin) -> SettingsError {
 }
 
 /// The setting that an unknown snake-case key stands for: another server's name for one, or the nearest name.
-pub(crate) fn meant(key: &str, known: impl Iterator<Item = &'static Setting> + Clone) -> Option<&'static str> {
+pub(crate) fn meant(
+    key: &str,
+    known: impl Iterator<Item = &'static Setting> + Clone,
+) -> Option<&'static str> {
     let flag = key.replace('_', "-");
     if refused::reason(&flag).is_some() {
         return None;

@@ -10,7 +10,7 @@ pub enum SettingsError {
     /// The value breaks the setting's rule.
     BadValue {
         /// The setting.
-        name: String,
+        name: &'static str,
         /// As it was written.
         value: String,
         /// Completes "`name` must be ...".
@@ -36,16 +36,16 @@ pub enum SettingsError {
     /// Two settings that exclude each other, set in the same place.
     Contradiction {
         /// The first setting and where it was written.
-        first: (String, Origin),
+        first: (&'static str, Origin),
         /// The second.
-        second: (String, Origin),
+        second: (&'static str, Origin),
         /// What to do about it.
         hint: &'static str,
     },
     /// A setting whose feature does not exist yet.
     NotYet {
         /// The setting.
-        name: String,
+        name: &'static str,
         /// Where it was written.
         origin: Origin,
         /// What is missing, and what to do instead.
@@ -103,7 +103,11 @@ impl fmt::Display for SettingsError {
                 }
             }
             SettingsError::Contradiction { first, second, hint } => {
-                write!(f, "{} (from {}) and {} (from {}) exclude each other", first.0, first.1, second.0, second.1)?;
+                write!(
+                    f,
+                    "{} (from {}) and {} (from {}) exclude each other",
+                    first.0, first.1, second.0, second.1
+                )?;
                 write!(f, "\n  {hint}")
             }
             SettingsError::NotYet { name, origin, reason } => {

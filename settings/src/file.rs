@@ -34,7 +34,10 @@ pub(crate) fn read(
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                return Err(SettingsError::File { place: name.into(), problem: format!("cannot be read: {error}") });
+                return Err(SettingsError::File {
+                    place: name.into(),
+                    problem: format!("cannot be read: {error}"),
+                });
             }
         }
     }
@@ -48,13 +51,16 @@ fn is_pyproject(path: &Path) -> bool {
 /// Reads the whole document, or its `[tool.pounce]`; `None` when that is absent.
 fn parse(path: &str, text: &str, pyproject: bool) -> Result<Option<Layer>, SettingsError> {
     let document = DeTable::parse(text).map_err(|error| {
-        let place = error.span().map_or(path.to_owned(), |span| format!("{path}:{}", line_of(text, span.start)));
+        let place =
+            error.span().map_or(path.to_owned(), |span| format!("{path}:{}", line_of(text, span.start)));
         SettingsError::File { place, problem: format!("not valid TOML: {}", error.message().trim_end()) }
     })?;
     let origin = |at: usize| Origin::File { path: path.to_owned(), line: line_of(text, at) };
     let document = DeValue::Table(document.into_inner());
     let table = if pyproject {
-        let Some(table) = document.get("tool").and_then(|tool| tool.get_ref().get("pounce")) else { return Ok(None) };
+        let Some(table) = document.get("tool").and_then(|tool| tool.get_ref().get("pounce")) else {
+            return Ok(None);
+        };
         match table.get_ref().as_table() {
             Some(entries) => entries,
             None => {
@@ -78,11 +84,16 @@ fn parse(path: &str, text: &str, pyproject: bool) -> Result<Option<Layer>, Setti
     Ok(Some(layer))
 }
 
-fn put(layer: &mut Layer, key: &str, value: &Spanned<DeValue<'_>>, origin: Origin) -> Result<(), SettingsError> {
+fn put(
+    layer: &mut Layer,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    origin: Origin,
+) -> Result<(), SettingsError> {
     let name = key.replace('-', "_");
     if name == "app" {
         let text = value.get_ref().as_str().ok_or_else(|| SettingsError::BadValue {
-            name: "app".into(),
+            name: "app",
             value: written(value.get_ref()),
             rule: "a string such as \"main:app\"".into(),
             hint: String::new(),
@@ -118,7 +129,9 @@ fn put(layer: &mut Layer, key: &str, value: &Spanned<DeValue<'_>>, origin: Origi
             layer.put_value(setting, Value::Binds(binds), origin)
         }
         DeValue::String(text) => layer.put(setting, text, origin),
-        DeValue::Boolean(on) if setting.kind == Kind::Flag => layer.put_value(setting, Value::Flag(*on), origin),
+        DeValue::Boolean(on) if setting.kind == Kind::Flag => {
+            layer.put_value(setting, Value::Flag(*on), origin)
+        }
         number @ (DeValue::Integer(_) | DeValue::Float(_)) if takes_numbers(&setting.kind) => {
             layer.put(setting, &written(number), origin)
         }
@@ -130,9 +143,10 @@ fn takes_numbers(kind: &Kind) -> bool {
     matches!(kind, Kind::Count { .. } | Kind::Duration { .. } | Kind::Size { .. })
 }
 
-fn wrong_type(setting: &Setting, value: &DeValue<'_>, origin: &Origin) -> SettingsError {
-    let Refusal { rule, hint } = Refusal { rule: setting.kind.rule(), hint: setting.kind.hint(setting.optional) };
-    SettingsError::BadValue { name: setting.name.into(), value: written(value), rule, hint, origin: origin.clone() }
+fn wrong_type(setting: &'static Setting, value: &DeValue<'_>, origin: &Origin) -> SettingsError {
+    let Refusal { rule, hint } =
+        Refusal { rule: setting.kind.rule(), hint: setting.kind.hint(setting.optional) };
+    SettingsError::BadValue { name: setting.name, value: written(value), rule, hint, origin: origin.clone() }
 }
 
 /// A value as an error shows it.

@@ -16,8 +16,7 @@ Exit codes: 0 clean, 1 internal failure, 2 usage or configuration, 3 the applica
 4 something was cut at the deadline, 5 crash loop.";
 
 /// What `--help` says of the application argument.
-const APP_HELP: &str =
-    "module:attribute, module:attribute.nested or module:factory(); or `demo`, a service built into pounce [env: POUNCE_APP]";
+const APP_HELP: &str = "module:attribute, module:attribute.nested or module:factory(); or `demo`, a service built into pounce [env: POUNCE_APP]";
 
 /// The `pounce` command. Its matches are for [`resolve`](crate::resolve).
 pub fn command() -> Command {
@@ -35,7 +34,9 @@ pub fn command() -> Command {
         }
     }
     for name in REFUSED.iter().flat_map(|flag| flag.names) {
-        command = command.arg(spelled(Arg::new(refused_id(name)).hide(true), name).num_args(0..=1).action(ArgAction::Append));
+        command = command.arg(
+            spelled(Arg::new(refused_id(name)).hide(true), name).num_args(0..=1).action(ArgAction::Append),
+        );
     }
     for name in LOG_FILES {
         command = command.arg(Arg::new(*name).long(*name).hide(true).num_args(1).allow_hyphen_values(true));
@@ -58,22 +59,32 @@ fn args_of(setting: &'static Setting) -> Vec<Arg> {
     }
     if setting.kind == Kind::Flag {
         let off = format!("no-{}", setting.flag());
-        args.push(Arg::new(off.clone()).long(off).hide(true).num_args(0).action(ArgAction::Append));
+        args.push(switch(Arg::new(off.clone()).long(off)).hide(true));
     }
-    args.extend(setting.aliases.iter().map(|alias| shaped(setting, Arg::new(*alias).long(*alias)).hide(true)));
+    args.extend(
+        setting.aliases.iter().map(|alias| shaped(setting, Arg::new(*alias).long(*alias)).hide(true)),
+    );
     args
 }
 
 fn shaped(setting: &'static Setting, arg: Arg) -> Arg {
     match setting.kind {
-        // Append with no value keeps the index, which says whether `--x` or `--no-x` came last.
-        Kind::Flag => arg.num_args(0).action(ArgAction::Append),
+        Kind::Flag => switch(arg),
         _ => {
             // So that `-5` reaches the rule that forbids it, instead of being an unknown flag.
-            let number = matches!(setting.kind, Kind::Count { .. } | Kind::Duration { .. } | Kind::Size { .. });
-            arg.num_args(1).action(ArgAction::Append).value_name(setting.value_name).allow_hyphen_values(number)
+            let number =
+                matches!(setting.kind, Kind::Count { .. } | Kind::Duration { .. } | Kind::Size { .. });
+            arg.num_args(1)
+                .action(ArgAction::Append)
+                .value_name(setting.value_name)
+                .allow_hyphen_values(number)
         }
     }
+}
+
+/// A flag without a value. clap keeps an index, which says whether `--x` or `--no-x` came last, only where it stores a value.
+fn switch(arg: Arg) -> Arg {
+    arg.num_args(0).default_missing_value("on").action(ArgAction::Append)
 }
 
 fn spelled(arg: Arg, name: &'static str) -> Arg {
@@ -107,8 +118,9 @@ fn help_of(setting: &Setting) -> String {
     if !also.is_empty() {
         help += &format!(" [also: {}]", also.join(", "));
     }
-    let variables: Vec<String> =
-        std::iter::once(setting.variable()).chain(setting.variables.iter().map(|v| (*v).to_owned())).collect();
+    let variables: Vec<String> = std::iter::once(setting.variable())
+        .chain(setting.variables.iter().map(|v| (*v).to_owned()))
+        .collect();
     help + &format!(" [env: {}]", variables.join(", "))
 }
 
@@ -116,7 +128,7 @@ fn help_of(setting: &Setting) -> String {
 pub(crate) fn read(matches: &ArgMatches) -> Result<Layer, SettingsError> {
     for flag in REFUSED {
         for name in flag.names {
-            if matches.indices_of(&refused_id(name)).is_some() || matches.contains_id(&refused_id(name)) {
+            if matches.contains_id(&refused_id(name)) {
                 let flag_typed = if name.len() == 1 { format!("-{name}") } else { format!("--{name}") };
                 return Err(SettingsError::Refused { flag: flag_typed, reason: flag.reason });
             }
@@ -133,7 +145,10 @@ pub(crate) fn read(matches: &ArgMatches) -> Result<Layer, SettingsError> {
                 }
             }
             Some(file) => {
-                return Err(SettingsError::Refused { flag: format!("--{name} {file}"), reason: LOG_FILE_REASON });
+                return Err(SettingsError::Refused {
+                    flag: format!("--{name} {file}"),
+                    reason: LOG_FILE_REASON,
+                });
             }
         }
     }
@@ -143,7 +158,11 @@ pub(crate) fn read(matches: &ArgMatches) -> Result<Layer, SettingsError> {
     Ok(layer)
 }
 
-fn read_setting(matches: &ArgMatches, setting: &'static Setting, layer: &mut Layer) -> Result<(), SettingsError> {
+fn read_setting(
+    matches: &ArgMatches,
+    setting: &'static Setting,
+    layer: &mut Layer,
+) -> Result<(), SettingsError> {
     if setting.kind == Kind::Flag {
         let last = |id: &str| matches.indices_of(id).and_then(Iterator::max);
         let (on, off) = (setting.flag(), format!("no-{}", setting.flag()));
@@ -156,7 +175,9 @@ fn read_setting(matches: &ArgMatches, setting: &'static Setting, layer: &mut Lay
     }
     // All spellings in the order they were typed; the last one counts, except that addresses add up.
     let mut typed: Vec<(usize, &str, String)> = Vec::new();
-    for (id, flag) in std::iter::once((setting.name, setting.flag())).chain(setting.aliases.iter().map(|a| (*a, (*a).into()))) {
+    for (id, flag) in std::iter::once((setting.name, setting.flag()))
+        .chain(setting.aliases.iter().map(|a| (*a, (*a).into())))
+    {
         let values = matches.get_many::<String>(id).into_iter().flatten();
         let indices = matches.indices_of(id).into_iter().flatten();
         typed.extend(indices.zip(values).map(|(index, value)| (index, value.as_str(), format!("--{flag}"))));

@@ -89,7 +89,11 @@ impl Kind {
             }
             Kind::UrlPath { may_be_empty } => {
                 let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%');
-                let good = if text.is_empty() { may_be_empty } else { text.starts_with('/') && text.chars().all(plain) };
+                let good = if text.is_empty() {
+                    may_be_empty
+                } else {
+                    text.starts_with('/') && text.chars().all(plain)
+                };
                 good.then(|| Value::Text(text.to_owned())).ok_or_else(refusal)
             }
             Kind::Flag => match text.trim().to_ascii_lowercase().as_str() {
@@ -109,7 +113,9 @@ impl Kind {
                 bytes.map(Value::Number).ok_or_else(refusal)
             }
             Kind::Duration { may_be_zero, most_seconds } => {
-                let span = duration::parse(text).filter(|span| may_be_zero || !span.is_zero()).ok_or_else(refusal)?;
+                let span = duration::parse(text)
+                    .filter(|span| may_be_zero || !span.is_zero())
+                    .ok_or_else(refusal)?;
                 if span > Duration::from_secs(most_seconds) {
                     return Err(Refusal { rule: at_most(most_seconds), hint: self.hint(optional) });
                 }
@@ -117,7 +123,8 @@ impl Kind {
             }
             Kind::Choice { words, synonyms } => {
                 let word = text.trim().to_ascii_lowercase();
-                let meant = synonyms.iter().find(|(synonym, _)| *synonym == word).map_or(&*word, |(_, word)| word);
+                let meant =
+                    synonyms.iter().find(|(synonym, _)| *synonym == word).map_or(&*word, |(_, word)| word);
                 let meant = words.iter().find(|known| **known == meant);
                 meant.map(|known| Value::Text((*known).to_owned())).ok_or_else(refusal)
             }
@@ -134,7 +141,9 @@ impl Kind {
             Kind::Text => "text, not empty and without control characters".into(),
             Kind::Path => "a path, not empty and without control characters".into(),
             Kind::UrlPath { may_be_empty: false } => "a URL path that begins with / and has no query".into(),
-            Kind::UrlPath { may_be_empty: true } => "empty, or a URL path that begins with / and has no query".into(),
+            Kind::UrlPath { may_be_empty: true } => {
+                "empty, or a URL path that begins with / and has no query".into()
+            }
             Kind::Flag => "true or false".into(),
             Kind::Count { least, most } => format!("a whole number from {least} to {most}"),
             Kind::Size { least, most } => {

@@ -13,7 +13,7 @@
 //! let settings = resolve(&sources).unwrap();
 //! assert_eq!(settings.workers, 4);
 //! assert_eq!(settings.binds[0].to_string(), "127.0.0.1:9000");
-//! assert_eq!(settings.origin("workers").to_string(), "the flag -w");
+//! assert_eq!(settings.origin("workers").to_string(), "the flag --workers");
 //! ```
 
 #![forbid(unsafe_code)]

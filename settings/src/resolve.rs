@@ -6,7 +6,9 @@
 
 use crate::kind::{Refusal, Value};
 use crate::table::{SETTINGS, Setting, Support, find};
-use crate::{Bind, Lifespan, LogFormat, LogLevel, Origin, Settings, SettingsError, Target, environment, file, flags};
+use crate::{
+    Bind, Lifespan, LogFormat, LogLevel, Origin, Settings, SettingsError, Target, environment, file, flags,
+};
 use clap::ArgMatches;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -40,15 +42,25 @@ pub(crate) struct Layer {
 
 impl Layer {
     /// Reads `text` by the rule of `setting`.
-    pub fn put(&mut self, setting: &'static Setting, text: &str, origin: Origin) -> Result<(), SettingsError> {
+    pub fn put(
+        &mut self,
+        setting: &'static Setting,
+        text: &str,
+        origin: Origin,
+    ) -> Result<(), SettingsError> {
         let value = read(setting, text, &origin)?;
         self.put_value(setting, value, origin)
     }
 
     /// Takes a value that was read already.
-    pub fn put_value(&mut self, setting: &'static Setting, value: Value, origin: Origin) -> Result<(), SettingsError> {
+    pub fn put_value(
+        &mut self,
+        setting: &'static Setting,
+        value: Value,
+        origin: Origin,
+    ) -> Result<(), SettingsError> {
         if let (Support::NotYet(reason), true) = (setting.support, value != Value::None) {
-            return Err(SettingsError::NotYet { name: setting.name.into(), origin, reason });
+            return Err(SettingsError::NotYet { name: setting.name, origin, reason });
         }
         self.values.insert(setting.name, Given { value, origin });
         Ok(())
@@ -56,9 +68,9 @@ impl Layer {
 }
 
 /// Reads `text` by the rule of `setting`, with the error that names both.
-pub(crate) fn read(setting: &Setting, text: &str, origin: &Origin) -> Result<Value, SettingsError> {
+pub(crate) fn read(setting: &'static Setting, text: &str, origin: &Origin) -> Result<Value, SettingsError> {
     let refused = |Refusal { rule, hint }: Refusal| SettingsError::BadValue {
-        name: setting.name.into(),
+        name: setting.name,
         value: text.into(),
         rule,
         hint,
@@ -95,9 +107,11 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Settings, SettingsError> {
     let from_bare = environment::read_bare(&sources.environment, |setting| {
         let above = [&from_flags, &from_variables];
         !above.iter().any(|layer| layer.values.contains_key(setting.name))
-            && !(setting.name == "port" && above.iter().any(|layer| address_styles(layer).iter().any(|s| *s != "host")))
+            && !(setting.name == "port"
+                && above.iter().any(|layer| address_styles(layer).iter().any(|s| *s != "host")))
     })?;
-    Chosen { layers: [from_flags, from_variables, from_bare, from_file], origins: BTreeMap::new() }.settings(config)
+    Chosen { layers: [from_flags, from_variables, from_bare, from_file], origins: BTreeMap::new() }
+        .settings(config)
 }
 
 /// The layers by precedence, and the origins of what was taken from them.
@@ -191,7 +205,9 @@ impl Chosen {
 
     fn app(&mut self) -> Result<Option<Target>, SettingsError> {
         let factory = self.flag("factory");
-        let Some((text, origin)) = self.layers.iter().find_map(|layer| layer.app.clone()) else { return Ok(None) };
+        let Some((text, origin)) = self.layers.iter().find_map(|layer| layer.app.clone()) else {
+            return Ok(None);
+        };
         let mut target = Target::parse(&text).map_err(|misnamed| SettingsError::Application {
             value: text,
             origin: origin.clone(),
@@ -213,8 +229,8 @@ impl Chosen {
                     "host" if !layer.values.contains_key("host") => "port",
                     style => style,
                 };
-                let place = |name| {
-                    (String::from(name), layer.values.get(name).map_or(Origin::Default, |given| given.origin.clone()))
+                let place = |name: &'static str| {
+                    (name, layer.values.get(name).map_or(Origin::Default, |given| given.origin.clone()))
                 };
                 return Err(SettingsError::Contradiction {
                     first: place(written(first)),
@@ -238,8 +254,12 @@ impl Chosen {
             _ => {
                 let host = self.text("host").unwrap_or_default();
                 // `--host [::1]` is what people type who copied it out of a URL.
-                let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host).to_owned();
-                let port = self.number("port").and_then(|n| u16::try_from(n).ok()).unwrap_or(crate::bind::DEFAULT_PORT);
+                let bare =
+                    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host).to_owned();
+                let port = self
+                    .number("port")
+                    .and_then(|n| u16::try_from(n).ok())
+                    .unwrap_or(crate::bind::DEFAULT_PORT);
                 vec![Bind::Tcp { host: bare, port }]
             }
         })
@@ -249,7 +269,12 @@ impl Chosen {
 /// Which ways of saying where to listen a layer uses; "host" stands for host and port.
 fn address_styles(layer: &Layer) -> Vec<&'static str> {
     let given = |name: &str| layer.values.contains_key(name);
-    let styles = [("host", given("host") || given("port")), ("bind", given("bind")), ("uds", given("uds")), ("fd", given("fd"))];
+    let styles = [
+        ("host", given("host") || given("port")),
+        ("bind", given("bind")),
+        ("uds", given("uds")),
+        ("fd", given("fd")),
+    ];
     styles.into_iter().filter(|(_, used)| *used).map(|(style, _)| style).collect()
 }
 

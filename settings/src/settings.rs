@@ -2,6 +2,7 @@
 
 use crate::duration::{optional_seconds, seconds};
 use crate::{Bind, Origin, Target};
+use pounce_core::policy::{Policy, PolicyError, PolicySettings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -86,7 +87,27 @@ impl Settings {
         self.origins.get(name).unwrap_or(&Origin::Default)
     }
 
-    /// Whether anything said where to listen.
+    /// What the state machines decide by.
+    ///
+    /// # Errors
+    ///
+    /// A duration that the machines refuse. Settings from [`resolve`](crate::resolve) have none; the fields are public, so
+    /// settings put together by hand may.
+    pub fn policy(&self) -> Result<Policy, PolicyError> {
+        Policy::new(PolicySettings {
+            shutdown_timeout: self.shutdown_timeout.as_secs_f64(),
+            drain_delay: self.drain_delay.as_secs_f64(),
+            keepalive_linger: self.keepalive_linger.as_secs_f64(),
+            keep_alive_timeout: self.keep_alive_timeout.as_secs_f64(),
+            header_timeout: self.header_timeout.as_secs_f64(),
+            body_timeout: self.body_timeout.as_secs_f64(),
+            write_timeout: self.write_timeout.as_secs_f64(),
+            request_timeout: self.request_timeout.map(|timeout| timeout.as_secs_f64()),
+            max_connections: self.max_connections,
+        })
+    }
+
+    /// Whether nothing said where to listen, so that a socket from the service manager may.
     pub fn address_is_default(&self) -> bool {
         ["host", "port", "bind", "uds", "fd"].iter().all(|name| *self.origin(name) == Origin::Default)
     }

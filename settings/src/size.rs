@@ -34,7 +34,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_and_without_a_unit() {
-        for (text, bytes) in [("65536", 65536), ("64k", 65536), ("64KiB", 65536), ("1 MB", 1 << 20), ("2g", 2 << 30)] {
+        for (text, bytes) in
+            [("65536", 65536), ("64k", 65536), ("64KiB", 65536), ("1 MB", 1 << 20), ("2g", 2 << 30)]
+        {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
     }

@@ -17,7 +17,9 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_finger_is_recognised() {
-        for (typed, meant) in [("prot", "port"), ("shutdown_timeot", "shutdown_timeout"), ("WORKERS", "workers")] {
+        for (typed, meant) in
+            [("prot", "port"), ("shutdown_timeot", "shutdown_timeout"), ("WORKERS", "workers")]
+        {
             assert_eq!(nearest(typed, ["host", "port", "workers", "shutdown_timeout"]), Some(meant));
         }
     }

@@ -126,8 +126,7 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 const NO_TELEMETRY: &str = "OpenTelemetry export does not exist yet; leave it out";
-const NO_PROXY_HEADERS: &str =
-    "X-Forwarded-For and X-Forwarded-Proto are not read yet, so the client is always the peer of the connection; \
+const NO_PROXY_HEADERS: &str = "X-Forwarded-For and X-Forwarded-Proto are not read yet, so the client is always the peer of the connection; \
      leave it out";
 
 /// Every setting, grouped as `--help` shows them.
