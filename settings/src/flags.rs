@@ -134,8 +134,8 @@ pub(crate) fn read(matches: &ArgMatches) -> Result<Layer, SettingsError> {
             }
         }
     }
-    let mut layer = Layer::default();
-    layer.app = matches.get_one::<String>("app").map(|text| (text.clone(), Origin::Argument));
+    let app = matches.get_one::<String>("app").map(|text| (text.clone(), Origin::Argument));
+    let mut layer = Layer { app, ..Layer::default() };
     for name in LOG_FILES {
         match matches.get_one::<String>(name).map(String::as_str) {
             None => {}

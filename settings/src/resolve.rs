@@ -105,10 +105,11 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Settings, SettingsError> {
         None => (None, Layer::default()),
     };
     let from_bare = environment::read_bare(&sources.environment, |setting| {
-        let above = [&from_flags, &from_variables];
-        !above.iter().any(|layer| layer.values.contains_key(setting.name))
-            && !(setting.name == "port"
-                && above.iter().any(|layer| address_styles(layer).iter().any(|s| *s != "host")))
+        [&from_flags, &from_variables].iter().all(|above| {
+            let listens_elsewhere =
+                setting.name == "port" && address_styles(above).iter().any(|s| *s != "host");
+            !listens_elsewhere && !above.values.contains_key(setting.name)
+        })
     })?;
     Chosen { layers: [from_flags, from_variables, from_bare, from_file], origins: BTreeMap::new() }
         .settings(config)
