@@ -1,5 +1,6 @@
 //! Finding the Python interpreter that the workers run, and telling whether the extension module fits it.
 
+use pounce_settings::Settings;
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::fmt;
@@ -85,6 +86,17 @@ pub fn choose(
         return Candidate { program: scripts.join("python"), reason };
     }
     Candidate { program: "python3".into(), reason: "found in $PATH".into() }
+}
+
+/// Chooses the interpreter for `settings` in the environment of this process, and asks it what it is.
+///
+/// # Errors
+///
+/// There is none, or it is no Python or too old.
+pub fn of_settings(settings: &Settings) -> Result<Interpreter, InterpreterError> {
+    let asked = settings.python.as_deref().map(|path| (path, settings.origin("python").to_string()));
+    let own_executable = std::env::current_exe().ok();
+    describe(&choose(asked, std::env::var_os("VIRTUAL_ENV").as_deref(), own_executable.as_deref()))
 }
 
 /// Prints what [`Interpreter`] holds. It has to run on every Python, so that one that is too old can say so.

@@ -40,9 +40,6 @@ impl Bind {
             let digits = number.bytes().all(|b| b.is_ascii_digit());
             return digits.then(|| number.parse().ok()).flatten().map(Bind::Descriptor).ok_or(RULE);
         }
-        if text.contains('/') || text.contains(char::is_whitespace) {
-            return Err(RULE);
-        }
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
             Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or(RULE)?)),
@@ -58,7 +55,7 @@ impl Bind {
             ("", _) => return Err(RULE),
             (host, _) => host,
         };
-        if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() {
+        if !is_host(host) {
             return Err(RULE);
         }
         let port = match port {
@@ -70,6 +67,15 @@ impl Bind {
         };
         Ok(Bind::Tcp { host: host.to_owned(), port })
     }
+}
+
+/// Whether `text` can be a host name or an IP address (IPv6 without brackets). The resolver has the last word.
+pub fn is_host(text: &str) -> bool {
+    let outside_names =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '[' | ']' | '@' | ',');
+    !text.is_empty()
+        && !text.contains(outside_names)
+        && (!text.contains(':') || text.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
 impl fmt::Display for Bind {

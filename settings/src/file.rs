@@ -157,7 +157,11 @@ fn written(value: &DeValue<'_>) -> String {
             Ok(number) => number.to_string(),
             Err(_) => number.to_string(),
         },
-        DeValue::Float(number) => number.to_string(),
+        // Without an exponent where there need be none; 2.0 stays 2.0, which is no whole number.
+        DeValue::Float(number) => match number.as_str().parse::<f64>() {
+            Ok(number) => format!("{number:?}"),
+            Err(_) => number.to_string(),
+        },
         DeValue::Boolean(on) => on.to_string(),
         DeValue::Datetime(when) => when.to_string(),
         DeValue::Array(items) if items.is_empty() => "an empty array".into(),

@@ -1,6 +1,7 @@
 //! What sort of value a setting takes, which values are allowed, and how each is read from text.
 
-use crate::{Bind, duration, size};
+use crate::bind::is_host;
+use crate::{Bind, duration, size, suggest};
 use std::time::Duration;
 
 /// The sort of value a setting takes, with its range.
@@ -8,6 +9,8 @@ use std::time::Duration;
 pub enum Kind {
     /// Words without control characters.
     Text,
+    /// A host name or IP address, IPv6 with or without brackets.
+    Host,
     /// A file or directory.
     Path,
     /// The path of a URL: begins with `/`, no query, no spaces.
@@ -60,7 +63,7 @@ pub enum Value {
     Number(u64),
     /// Of [`Kind::Duration`].
     Duration(Duration),
-    /// Of [`Kind::Text`], [`Kind::Path`], [`Kind::UrlPath`] and [`Kind::Choice`] (the word itself, not a synonym).
+    /// Of [`Kind::Text`], [`Kind::Host`] (without brackets), [`Kind::Path`], [`Kind::UrlPath`] and [`Kind::Choice`] (the word itself, not a synonym).
     Text(String),
     /// Of [`Kind::Binds`].
     Binds(Vec<Bind>),
@@ -86,6 +89,11 @@ impl Kind {
             Kind::Text | Kind::Path => {
                 let good = !text.is_empty() && !text.contains(char::is_control);
                 good.then(|| Value::Text(text.to_owned())).ok_or_else(refusal)
+            }
+            Kind::Host => {
+                // People copy `[::1]` out of a URL.
+                let bare = text.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(text);
+                is_host(bare).then(|| Value::Text(bare.to_owned())).ok_or_else(refusal)
             }
             Kind::UrlPath { may_be_empty } => {
                 let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%');
@@ -126,7 +134,13 @@ impl Kind {
                 let meant =
                     synonyms.iter().find(|(synonym, _)| *synonym == word).map_or(&*word, |(_, word)| word);
                 let meant = words.iter().find(|known| **known == meant);
-                meant.map(|known| Value::Text((*known).to_owned())).ok_or_else(refusal)
+                meant.map(|known| Value::Text((*known).to_owned())).ok_or_else(|| {
+                    let nearest = suggest::nearest(&word, words.iter().copied());
+                    Refusal {
+                        hint: nearest.map(|word| format!("did you mean {word}?")).unwrap_or_default(),
+                        ..refusal()
+                    }
+                })
             }
             Kind::Binds => {
                 let binds: Result<Vec<Bind>, _> = text.split(',').map(Bind::parse).collect();
@@ -139,6 +153,7 @@ impl Kind {
     pub fn rule(&self) -> String {
         match self {
             Kind::Text => "text, not empty and without control characters".into(),
+            Kind::Host => "a host name or an IP address, without a port".into(),
             Kind::Path => "a path, not empty and without control characters".into(),
             Kind::UrlPath { may_be_empty: false } => "a URL path that begins with / and has no query".into(),
             Kind::UrlPath { may_be_empty: true } => {

@@ -90,6 +90,7 @@ fn row(setting: &Setting) -> Row {
     };
     match setting.kind {
         Kind::Text => row.kind = "text",
+        Kind::Host => row.kind = "host",
         Kind::Path => row.kind = "path",
         Kind::UrlPath { may_be_empty } => {
             row.kind = "url_path";
@@ -168,7 +169,7 @@ pub fn stub() -> String {
 fn types(setting: &Setting) -> (String, String) {
     let same = |name: &str| (name.to_owned(), name.to_owned());
     match setting.kind {
-        Kind::Text | Kind::UrlPath { .. } => same("str"),
+        Kind::Text | Kind::Host | Kind::UrlPath { .. } => same("str"),
         Kind::Path => ("str | os.PathLike[str]".into(), "str".into()),
         Kind::Flag => same("bool"),
         Kind::Count { .. } => same("int"),

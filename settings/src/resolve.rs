@@ -254,14 +254,11 @@ impl Chosen {
             }
             _ => {
                 let host = self.text("host").unwrap_or_default();
-                // `--host [::1]` is what people type who copied it out of a URL.
-                let bare =
-                    host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(&host).to_owned();
                 let port = self
                     .number("port")
                     .and_then(|n| u16::try_from(n).ok())
                     .unwrap_or(crate::bind::DEFAULT_PORT);
-                vec![Bind::Tcp { host: bare, port }]
+                vec![Bind::Tcp { host, port }]
             }
         })
     }

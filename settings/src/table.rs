@@ -133,6 +133,7 @@ const NO_PROXY_HEADERS: &str = "X-Forwarded-For and X-Forwarded-Proto are not re
 pub static SETTINGS: &[Setting] = &[
     Setting {
         name: "host",
+        kind: Kind::Host,
         default: Some("127.0.0.1"),
         value_name: "HOST",
         group: Group::Address,

@@ -33,6 +33,20 @@ fn a_flag_beats_pounce_variables_beat_bare_ones_beat_files_beat_the_default() {
 }
 
 #[test]
+fn every_way_toml_writes_a_number_is_read() {
+    for (text, milliseconds) in
+        [("+10", 10_000), ("1e1", 10_000), ("0xA", 10_000), ("+2.5", 2_500), ("1_0.0", 10_000)]
+    {
+        let text = format!("shutdown_timeout = {text}");
+        assert_eq!(
+            settings(&[], &[], &[("pounce.toml", &text)]).shutdown_timeout.as_millis(),
+            milliseconds,
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_variable_set_to_nothing_counts_as_unset() {
     let settings = settings(&[], &[("POUNCE_WORKERS", ""), ("WEB_CONCURRENCY", "3")], &[]);
     assert_eq!(settings.workers, 3);

@@ -28,6 +28,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "h": 3600.0}
 _POWER = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30}
 _PORT = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_OUTSIDE_HOSTS = re.compile(r"[\s\x00-\x1f\x7f-\x9f/\[\]@,]")
 _URL_PATH = re.compile(r"/[!-~]*", re.ASCII)
 
 
@@ -55,6 +56,14 @@ def _text(row, value):
     if not value or _CONTROL.search(value):
         raise _Refused
     return value
+
+
+def _host(row, value):
+    value = _string(value)
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    if not _is_host(bare):
+        raise _Refused
+    return bare
 
 
 def _path(row, value):
@@ -153,8 +162,6 @@ def _is_address(text):
     if text.startswith("fd://"):
         number = text[len("fd://") :]
         return _PORT.fullmatch(number) is not None and int(number) < 2**31
-    if "/" in text or re.search(r"\s", text):
-        return False
     host, port = text, None
     if text.startswith("[") and "]" in text:
         host, rest = text[1:].split("]", 1)
@@ -166,19 +173,26 @@ def _is_address(text):
         host, port = text.split(":")
     if port is not None and not (_PORT.fullmatch(port) and int(port) <= 65535):
         return False
-    if host == "":
-        return text.startswith(":")
-    if ":" in host:
+    if host == "" and text.startswith(":"):
+        return True
+    return _is_host(host)
+
+
+def _is_host(text):
+    if not text or _OUTSIDE_HOSTS.search(text):
+        return False
+    if ":" in text:
         try:
-            ipaddress.IPv6Address(host)
+            ipaddress.IPv6Address(text)
         except ValueError:
             return False
-        return "%" not in host
+        return "%" not in text
     return True
 
 
 _READERS = {
     "text": _text,
+    "host": _host,
     "path": _path,
     "url_path": _url_path,
     "flag": _flag,
