@@ -24,6 +24,9 @@ pub mod table;
 pub mod time;
 pub mod worker;
 
+pub use connection::Connection;
 pub use event::Event;
 pub use policy::{Policy, PolicyError};
+pub use supervisor::Supervisor;
 pub use time::Instant;
+pub use worker::Worker;
