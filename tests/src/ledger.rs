@@ -71,6 +71,11 @@ impl Ledger {
         self.refused + self.closed_while_idle
     }
 
+    /// Idle connections that the server closed although it had not announced that with the last response.
+    pub fn closed_while_idle(&self) -> u64 {
+        self.closed_while_idle
+    }
+
     /// Requests that were sent and have no complete answer.
     pub fn lost(&self) -> u64 {
         self.unanswered + self.truncated + self.reset + self.timed_out + self.malformed

@@ -7,6 +7,7 @@
 
 pub mod binary;
 pub mod client;
+pub mod events;
 pub mod heavy;
 pub mod ledger;
 pub mod load;
@@ -19,6 +20,7 @@ pub mod server;
 pub mod venv;
 
 pub use client::{Address, Close, Connection, Session};
+pub use events::Events;
 pub use ledger::Ledger;
 pub use load::{FreshLoad, KeepAliveLoad, RunningLoad};
 pub use outcome::{Answer, Outcome};

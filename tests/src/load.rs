@@ -13,7 +13,7 @@ use socket2::{Socket, Type};
 
 use crate::client::{Address, Close, connect_failure, peek};
 use crate::ledger::Ledger;
-use crate::outcome::{Answer, Outcome};
+use crate::outcome::{Answer, Outcome, Refusal};
 use crate::request::Request;
 use crate::response::ResponseReader;
 
@@ -344,8 +344,8 @@ impl Engine {
             match peek(&client.socket) {
                 Close::StillOpen => {}
                 Close::Fin => {
-                    self.next_request -= 1;
-                    self.pausing.push(Instant::now());
+                    let label = std::mem::take(&mut client.flight.label);
+                    self.enter(label, Outcome::RefusedBeforeSending(Refusal::ClosedWhileIdle));
                     return;
                 }
                 Close::Reset | Close::Data => {

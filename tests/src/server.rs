@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::binary;
-use crate::client::{Address, Session, get};
+use crate::client::{Address, Connection, Session, get};
 use crate::outcome::Outcome;
 use crate::processes;
+use crate::request::Request;
 
 /// How long a server may take to start on a loaded machine, Python and framework included.
 pub const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -129,8 +130,7 @@ impl ServerBuilder {
         Server { child, log, readers, address: None, status: None }
     }
 
-    /// Starts it and waits until it says where it serves, and one request to a path that no app knows was
-    /// answered.
+    /// Starts it and waits until it says where it serves.
     ///
     /// # Panics
     /// With its log, if it ends or does not serve in time.
@@ -215,6 +215,38 @@ impl Server {
     /// `GET target` on a connection of its own.
     pub fn get(&self, target: &str) -> Outcome {
         get(self.address(), target)
+    }
+
+    /// A new connection.
+    #[track_caller]
+    pub fn connect(&self) -> Connection {
+        Connection::open(self.address()).unwrap_or_else(|outcome| panic!("a new connection was {outcome}"))
+    }
+
+    /// A new connection on which this request was sent.
+    #[track_caller]
+    pub fn send(&self, request: &Request) -> Connection {
+        let mut connection = self.connect();
+        connection.send(&request.encode());
+        connection
+    }
+
+    /// SIGTERM to the supervisor, and the wait for the line that says that it was noticed.
+    #[track_caller]
+    pub fn begin_shutdown(&self) {
+        self.signal(Signal::TERM);
+        self.wait_for_line("Received SIGTERM");
+    }
+
+    /// SIGTERM to the supervisor, and the wait until new connections get a 503.
+    #[track_caller]
+    pub fn begin_drain(&self) {
+        self.begin_shutdown();
+        processes::wait_until(
+            "new connections get 503",
+            START_PATIENCE,
+            || matches!(self.get("/"), Outcome::Answered(answer) if answer.status == 503),
+        );
     }
 
     /// Signals the supervisor only.
