@@ -159,6 +159,26 @@ impl Connection {
         self.read_response(request.method())
     }
 
+    /// Sends a request while its response is already being read, in pieces: for services that answer while they
+    /// still read.
+    pub fn request_in_pieces(&mut self, request: &Request, piece: usize) -> Outcome {
+        let wire = request.encode();
+        let socket = self.socket.try_clone().expect("a second handle of the socket");
+        let piece = piece.max(1);
+        self.sent += wire.len();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for part in wire.chunks(piece) {
+                    // The reader tells what became of the request.
+                    if (&socket).write_all(part).is_err() {
+                        return;
+                    }
+                }
+            });
+            self.read_response(request.method())
+        })
+    }
+
     /// Reads one response to a request with this method.
     pub fn read_response(&mut self, method: &str) -> Outcome {
         self.read_response_slowly(method, usize::MAX, Duration::ZERO)
