@@ -31,6 +31,7 @@ pub struct ServerBuilder {
     bind: Option<OsString>,
     envs: Vec<(OsString, OsString)>,
     cwd: PathBuf,
+    wrapper: Vec<OsString>,
 }
 
 impl ServerBuilder {
@@ -41,6 +42,7 @@ impl ServerBuilder {
             bind: Some("127.0.0.1:0".into()),
             envs: Vec::new(),
             cwd: binary::workspace().join("tests/apps"),
+            wrapper: Vec::new(),
         }
     }
 
@@ -91,9 +93,23 @@ impl ServerBuilder {
         self
     }
 
+    /// Runs pounce by this command: its arguments are followed by the path of pounce and its arguments.
+    #[must_use]
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(Into::into).collect();
+        self
+    }
+
     /// The command, for a test that must start it in its own way. It is a process group of its own.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary::pounce());
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, args)) => {
+                let mut command = Command::new(wrapper);
+                command.args(args).arg(binary::pounce());
+                command
+            }
+            None => Command::new(binary::pounce()),
+        };
         command.args(&self.app).args(&self.args);
         if let Some(bind) = &self.bind {
             command.arg("--bind").arg(bind);
@@ -122,12 +138,7 @@ impl ServerBuilder {
     /// If it cannot be executed.
     #[track_caller]
     pub fn spawn(&self) -> Server {
-        let mut child = self.command().spawn().expect("the pounce executable can be started");
-        let log = Arc::new(Log::default());
-        let stdout = child.stdout.take().expect("piped");
-        let stderr = child.stderr.take().expect("piped");
-        let readers = vec![log.read_from(stderr, Stream::Err), log.read_from(stdout, Stream::Out)];
-        Server { child, log, readers, address: None, status: None }
+        Server::spawn_command(self.command())
     }
 
     /// Starts it and waits until it says where it serves.
@@ -176,6 +187,20 @@ impl Server {
     /// Arguments only.
     pub fn bare() -> ServerBuilder {
         ServerBuilder::new(None).no_bind()
+    }
+
+    /// Starts a command that [`ServerBuilder::command`] made.
+    ///
+    /// # Panics
+    /// If it cannot be executed.
+    #[track_caller]
+    pub fn spawn_command(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the pounce executable can be started");
+        let log = Arc::new(Log::default());
+        let stdout = child.stdout.take().expect("piped");
+        let stderr = child.stderr.take().expect("piped");
+        let readers = vec![log.read_from(stderr, Stream::Err), log.read_from(stdout, Stream::Out)];
+        Self { child, log, readers, address: None, status: None }
     }
 
     /// Where it serves.
