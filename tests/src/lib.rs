@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod load;
 pub mod log_redaction;
 pub mod outcome;
+pub mod ports;
 pub mod processes;
 pub mod request;
 pub mod response;

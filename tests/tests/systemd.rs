@@ -56,8 +56,7 @@ impl Manager {
     }
 
     fn drain(&mut self) {
-        let before = usize::MAX;
-        let mut count = before;
+        let mut count = usize::MAX;
         while count != self.told.len() {
             count = self.told.len();
             self.read(Duration::from_millis(20));
@@ -138,11 +137,11 @@ fn a_failed_start_is_never_ready() {
 fn a_socket_of_systemds_is_served_without_a_flag() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // The shell gives the socket its number and puts its own pid, soon pounce's, into LISTEN_PID.
+    // bash gives the socket its number (dash takes only numbers below 10) and puts its own pid, soon pounce's, into LISTEN_PID.
     let script = "exec 3<&\"$0\"; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
     let number = listener.as_raw_fd().to_string();
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-    let mut server = Server::demo().no_bind().wrapped(&["sh", "-c", script, &number]).start();
+    let mut server = Server::demo().no_bind().wrapped(&["bash", "-c", script, &number]).start();
     drop(listener);
     assert_eq!(server.address(), &pounce_tests::Address::Tcp(address));
     server.get("/").status(200);
