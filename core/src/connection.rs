@@ -1,9 +1,9 @@
 //! One HTTP/1.1 connection: what is under way on it, when it may end, and how.
 //!
 //! The parser owns the bytes. This machine sees edges only: head bytes came, a request began, its response head is due,
-//! its response ended, everything was flushed, the socket has nothing more to read. A driver
-//! 1. feeds edges through the `on_*` methods, 2. obeys the verdicts that some of them return, 3. takes
-//! [`Connection::poll_output`] until [`Output::Timeout`].
+//! its response ended, everything was flushed, the socket has nothing more to read. A driver feeds edges through the
+//! `on_*` methods, obeys the verdicts that some of them return, and then takes [`Connection::poll_output`] until
+//! [`Output::Timeout`].
 //!
 //! Why the end of an idle connection is a verdict inside the read: a request may arrive between the decision to close
 //! and the close. `on_read_blocked` is asked at the instant the socket said that it has nothing more, so what was on the
