@@ -1,1 +1,23 @@
+//! Drives the machines of `pounce-core` with tokio and hyper.
+//!
+//! The drivers hold no policy: they tell a machine what happened, take its outputs and carry them out. They are generic
+//! over where connections, workers and orders come from ([`listener`], [`worker_host`]); the real sources are
+//! in [`os`], the simulator has its own.
 
+pub mod access;
+mod answer;
+pub mod app;
+pub mod clock;
+mod connection;
+mod exchange;
+mod head;
+pub mod listener;
+mod shared;
+pub mod supervisor;
+mod wire;
+pub mod worker;
+pub mod worker_host;
+
+pub use app::{App, BoxError, ConnectionInfo, Ending, PeerAddr};
+pub use exchange::{RequestBody, RequestBodyError};
+pub use shared::ServeOptions;

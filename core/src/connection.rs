@@ -1,0 +1,510 @@
+//! One HTTP/1.1 connection: what is under way on it, when it may end, and how.
+//!
+//! The parser owns the bytes. This machine sees edges only: head bytes came, a request began, its response head is due,
+//! its response ended, everything was flushed, the socket has nothing more to read. A driver
+//! 1. feeds edges through the `on_*` methods, 2. obeys the verdicts that some of them return, 3. takes
+//! [`Connection::poll_output`] until [`Output::Timeout`].
+//!
+//! Why the end of an idle connection is a verdict inside the read: a request may arrive between the decision to close
+//! and the close. `on_read_blocked` is asked at the instant the socket said that it has nothing more, so what was on the
+//! wire by then has been read.
+
+use std::time::Duration;
+
+use crate::machine;
+use crate::policy::Policy;
+use crate::time::Instant;
+
+machine! {
+    /// Where a connection is.
+    pub enum State {
+        /// Accepted; not a byte has come.
+        Fresh,
+        /// Between two requests; not a byte of the next has come.
+        Idle,
+        /// Part of a request head has come, or all of it, not yet given to the service.
+        ReadingHead,
+        /// The service has the request; the response head is not out.
+        InFlight,
+        /// The response head is out, the body is not complete.
+        Streaming,
+        /// The response is complete but not all of it is written to the socket.
+        Flushing,
+        /// No further request is served; what was written may still be on its way.
+        Closing,
+        /// Gone.
+        Closed,
+    }
+    /// What moves a connection.
+    pub enum Edge {
+        HeadBytes: Fresh | Idle | Flushing => ReadingHead,
+        RequestStarted: Fresh | Idle | ReadingHead | Flushing => InFlight,
+        ResponseHead: InFlight => Streaming,
+        ResponseEnded: Streaming => Flushing,
+        Flushed: Flushing => Idle,
+        /// The last flush of a connection that announced its close.
+        FlushedLast: Flushing => Closing,
+        /// The verdict `Eof`, or the peer's own end between requests.
+        Ended: Fresh | Idle => Closing,
+        /// The server refuses what it has read of a head: 408, 400, 503.
+        Rejected: Fresh | ReadingHead => Closing,
+        /// The parser is done with the connection after the response it was writing.
+        Finished: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing => Closing,
+        Closed: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing | Closing => Closed,
+    }
+}
+
+/// What a connection is told about its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    Serving,
+    /// New work is still served, every response announces the close.
+    LameDuck,
+    /// Requests under way run on; connections without one end after the linger.
+    Draining,
+    /// The deadline is here.
+    Aborting,
+}
+
+/// Whether a connection's requests reach the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// They do.
+    Serve,
+    /// The one request is read and answered with 503.
+    Refuse,
+}
+
+/// The socket has nothing more to read: what now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadVerdict {
+    Wait,
+    /// Act as if the peer had ended: nothing is under way and nothing was on the wire.
+    Eof,
+}
+
+/// A response head is about to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadVerdict {
+    Keep,
+    /// Write `Connection: close` (RFC 9112 §9.6).
+    AnnounceClose,
+}
+
+/// Why a request was ended by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// The client is gone.
+    PeerGone,
+    /// `request_timeout`: answered with 504.
+    RequestTimeout,
+    /// No byte of the request body for `body_timeout`: answered with 408.
+    BodyTimeout,
+    /// The drain deadline: answered with 503, or cut.
+    Forced,
+}
+
+/// How the socket is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// Nothing more can come that matters: close.
+    Now,
+    /// Write the FIN, then read and throw away until the peer ends too or this instant: bytes that reach a closed
+    /// socket turn into a reset, which destroys the response in the peer's buffer.
+    LingerUntil(Instant),
+}
+
+/// What the driver is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Poll the parser: a read will ask for a verdict that is no longer `Wait`.
+    Wake,
+    /// Nothing was parsed yet: write a complete response with this status, then close as [`Connection::close_mode`].
+    Reject(u16),
+    /// End the request under way: drop it and answer with the status of [`Ending`].
+    EndRequest(Ending),
+    /// Close without another byte; what was under way is cut, so that the peer can tell.
+    Cut,
+    /// Always the last one: call again at this time, or when something happens.
+    Timeout(Option<Instant>),
+}
+
+/// One connection. See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Connection {
+    state: State,
+    role: Role,
+    phase: Phase,
+    /// When `state` was entered.
+    since: Instant,
+    /// When `phase` began, or the connection if later.
+    phase_since: Instant,
+    request_since: Instant,
+    /// Since when the application waits for a byte of the request body.
+    body_wait_since: Option<Instant>,
+    /// Since when the socket takes no byte of what there is to write.
+    write_wait_since: Option<Instant>,
+    announced: bool,
+    /// The client itself asked for the end after this request.
+    client_close: bool,
+    /// The request's body is not wholly read.
+    body_open: bool,
+    /// The last output of its kind was given out; it is not repeated.
+    woken: bool,
+    ended_request: bool,
+    rejected: bool,
+    cut: bool,
+    /// Requests whose answer was not whole, through the server's own doing.
+    cut_requests: u32,
+    requests: u32,
+    /// Inputs that made no sense where they came.
+    ignored: u32,
+    header_timeout: Duration,
+    keep_alive_timeout: Duration,
+    keepalive_linger: Duration,
+    body_timeout: Duration,
+    write_timeout: Duration,
+    request_timeout: Option<Duration>,
+}
+
+impl Connection {
+    /// A connection that was just accepted, while its server is in `phase`.
+    pub fn new(policy: &Policy, role: Role, phase: Phase, now: Instant) -> Connection {
+        Connection {
+            state: State::Fresh,
+            role,
+            phase,
+            since: now,
+            phase_since: now,
+            request_since: now,
+            body_wait_since: None,
+            write_wait_since: None,
+            announced: false,
+            client_close: false,
+            body_open: false,
+            woken: false,
+            ended_request: false,
+            rejected: false,
+            cut: false,
+            cut_requests: 0,
+            requests: 0,
+            ignored: 0,
+            header_timeout: policy.header_timeout,
+            keep_alive_timeout: policy.keep_alive_timeout,
+            keepalive_linger: policy.keepalive_linger,
+            body_timeout: policy.body_timeout,
+            write_timeout: policy.write_timeout,
+            request_timeout: policy.request_timeout,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// A request is under way: some of its head has come, and its response is not wholly written.
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, State::ReadingHead | State::InFlight | State::Streaming | State::Flushing)
+    }
+
+    /// A response said that it is the last one.
+    pub fn close_announced(&self) -> bool {
+        self.announced
+    }
+
+    /// Requests that reached the service.
+    pub fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    /// Requests that the server itself left without a whole answer of the application's.
+    pub fn cut_requests(&self) -> u32 {
+        self.cut_requests
+    }
+
+    /// Inputs that made no sense where they came.
+    pub fn ignored(&self) -> u32 {
+        self.ignored
+    }
+
+    /// Moves along `edge`, if the table has it here.
+    fn go(&mut self, now: Instant, edge: Edge) -> bool {
+        match self.state.next(edge) {
+            Some(to) => {
+                self.state = to;
+                self.since = now;
+                self.woken = false;
+                true
+            }
+            None => {
+                self.ignored = self.ignored.saturating_add(1);
+                false
+            }
+        }
+    }
+
+    /// Bytes of a request head were read.
+    pub fn on_head_bytes(&mut self, now: Instant) {
+        if self.state != State::ReadingHead {
+            self.go(now, Edge::HeadBytes);
+        }
+    }
+
+    /// The service was given a request. `has_body`: there is a body still to be read. `client_close`: the request
+    /// itself asks for the connection's end.
+    pub fn on_request(&mut self, now: Instant, has_body: bool, client_close: bool) {
+        if self.go(now, Edge::RequestStarted) {
+            self.requests = self.requests.saturating_add(1);
+            self.request_since = now;
+            self.body_open = has_body;
+            self.body_wait_since = None;
+            self.client_close = client_close;
+            self.ended_request = false;
+        }
+    }
+
+    /// The application waits for the request's body and the socket has none.
+    pub fn on_body_blocked(&mut self, now: Instant) {
+        if self.body_open && self.body_wait_since.is_none() {
+            self.body_wait_since = Some(now);
+        }
+    }
+
+    /// A part of the request's body was handed to the application.
+    pub fn on_body_progress(&mut self) {
+        self.body_wait_since = None;
+    }
+
+    /// The request's body is wholly read.
+    pub fn on_body_end(&mut self) {
+        self.body_wait_since = None;
+        self.body_open = false;
+    }
+
+    /// The response head is about to be written. `pipelined`: bytes of a further request were already read, so this
+    /// response cannot be the last.
+    #[must_use]
+    pub fn on_response_head(&mut self, now: Instant, pipelined: bool) -> HeadVerdict {
+        if !self.go(now, Edge::ResponseHead) {
+            return HeadVerdict::Keep;
+        }
+        self.body_wait_since = None;
+        let leaving = self.phase != Phase::Serving || self.role == Role::Refuse;
+        let last = leaving && (!pipelined || self.phase == Phase::Aborting || self.role == Role::Refuse);
+        // A body that ran into its timeout or the deadline is not read any further: the connection cannot go on.
+        if last || self.ended_request {
+            self.announced = true;
+            HeadVerdict::AnnounceClose
+        } else {
+            HeadVerdict::Keep
+        }
+    }
+
+    /// The response announces the connection's end for a reason of its own: the application said so, or the request
+    /// cannot be read on.
+    pub fn on_close_announced(&mut self) {
+        self.announced = true;
+    }
+
+    /// The response's last byte was handed to the parser.
+    pub fn on_response_end(&mut self, now: Instant) {
+        self.go(now, Edge::ResponseEnded);
+    }
+
+    /// Everything that was handed to the socket is written.
+    pub fn on_flushed(&mut self, now: Instant) {
+        self.write_wait_since = None;
+        if self.state == State::Flushing {
+            self.go(now, if self.announced { Edge::FlushedLast } else { Edge::Flushed });
+        }
+    }
+
+    /// The socket takes no more bytes for now.
+    pub fn on_write_blocked(&mut self, now: Instant) {
+        if self.write_wait_since.is_none() {
+            self.write_wait_since = Some(now);
+        }
+    }
+
+    /// The socket took bytes.
+    pub fn on_write_progress(&mut self) {
+        self.write_wait_since = None;
+    }
+
+    /// Whether [`Connection::on_read_blocked`] would end the connection. The driver then makes sure of the socket first.
+    #[must_use]
+    pub fn may_end(&self, now: Instant) -> bool {
+        self.quiet_until().is_some_and(|at| at <= now)
+    }
+
+    /// The running request has no body, or all of it was read.
+    #[must_use]
+    pub fn body_is_read(&self) -> bool {
+        !self.body_open
+    }
+
+    /// The socket has nothing more to read.
+    #[must_use]
+    pub fn on_read_blocked(&mut self, now: Instant) -> ReadVerdict {
+        match self.quiet_until() {
+            Some(at) if at <= now => {
+                self.go(now, Edge::Ended);
+                ReadVerdict::Eof
+            }
+            _ => ReadVerdict::Wait,
+        }
+    }
+
+    /// The parser is done: it has closed after a response, met the peer's end, or failed.
+    pub fn on_finished(&mut self, now: Instant) {
+        if self.state != State::Closing {
+            self.go(now, Edge::Finished);
+        }
+    }
+
+    /// How to close the socket once the parser is done.
+    #[must_use]
+    pub fn close_mode(&self, now: Instant) -> CloseMode {
+        let peer_may_send = (self.announced && !self.client_close) || self.body_open || self.rejected;
+        if peer_may_send && !self.cut {
+            CloseMode::LingerUntil(now + crate::policy::CLOSE_LINGER)
+        } else {
+            CloseMode::Now
+        }
+    }
+
+    /// The server closes everything that is left: the grace after the deadline is over.
+    pub fn on_close_all(&mut self, now: Instant) {
+        if self.is_active() && !self.cut && !(self.ended_request && self.state == State::InFlight) {
+            self.cut_requests = self.cut_requests.saturating_add(1);
+        }
+        self.cut = true;
+        self.on_finished(now);
+    }
+
+    /// The socket is closed.
+    pub fn on_closed(&mut self, now: Instant) {
+        if self.state != State::Closed {
+            self.go(now, Edge::Closed);
+        }
+    }
+
+    /// The server moved on to `phase`. Phases only go forward.
+    pub fn on_phase(&mut self, now: Instant, phase: Phase) {
+        if phase > self.phase {
+            self.phase = phase;
+            self.phase_since = now;
+            self.woken = false;
+        }
+    }
+
+    /// When a connection without a request under way ends; `None` where one is, or it is closing already.
+    fn quiet_until(&self) -> Option<Instant> {
+        let patience = match self.state {
+            State::Fresh => self.since + self.header_timeout,
+            State::Idle => self.since + self.keep_alive_timeout,
+            _ => return None,
+        };
+        Some(match self.phase {
+            Phase::Serving | Phase::LameDuck => match self.role {
+                Role::Serve => patience,
+                Role::Refuse => patience.min(self.since + self.header_timeout),
+            },
+            Phase::Draining => patience.min(self.phase_since.max(self.since) + self.keepalive_linger),
+            Phase::Aborting => self.phase_since,
+        })
+    }
+
+    /// The earliest thing that is due in this state, and when.
+    fn next_due(&self) -> Option<(Instant, Output)> {
+        let mut due: Option<(Instant, Output)> = None;
+        let mut consider = |at: Instant, output: Output| {
+            if due.is_none_or(|(earliest, _)| at < earliest) {
+                due = Some((at, output));
+            }
+        };
+        let aborting = self.phase == Phase::Aborting;
+        match self.state {
+            State::Fresh | State::Idle => {
+                if let (Some(at), false) = (self.quiet_until(), self.woken) {
+                    consider(at, Output::Wake);
+                }
+            }
+            State::ReadingHead if !self.rejected && !self.cut => {
+                // A response that is still being written cannot be followed by one that the parser knows nothing of.
+                let clear = self.write_wait_since.is_none();
+                if aborting {
+                    consider(self.phase_since, if clear { Output::Reject(503) } else { Output::Cut });
+                }
+                consider(
+                    self.since + self.header_timeout,
+                    if clear { Output::Reject(408) } else { Output::Cut },
+                );
+            }
+            State::InFlight if !self.ended_request => {
+                if aborting {
+                    consider(self.phase_since, Output::EndRequest(Ending::Forced));
+                }
+                if let Some(limit) = self.request_timeout {
+                    consider(self.request_since + limit, Output::EndRequest(Ending::RequestTimeout));
+                }
+                if let Some(waiting) = self.body_wait_since {
+                    consider(waiting + self.body_timeout, Output::EndRequest(Ending::BodyTimeout));
+                }
+            }
+            State::Streaming if aborting && !self.ended_request && !self.cut => {
+                consider(self.phase_since, Output::Cut)
+            }
+            _ => {}
+        }
+        if let (Some(waiting), false) = (self.write_wait_since, self.cut)
+            && matches!(self.state, State::Streaming | State::Flushing | State::Closing)
+        {
+            consider(waiting + self.write_timeout, Output::Cut);
+        }
+        due
+    }
+
+    /// What to do next. Call until it yields [`Output::Timeout`].
+    #[must_use]
+    pub fn poll_output(&mut self, now: Instant) -> Output {
+        let Some((at, output)) = self.next_due() else { return Output::Timeout(None) };
+        if at > now {
+            return Output::Timeout(Some(at));
+        }
+        match output {
+            Output::Wake => self.woken = true,
+            Output::Reject(_) => {
+                self.rejected = true;
+                // A head that was never finished is the client's failure at 408 and ours at the deadline.
+                if self.phase == Phase::Aborting {
+                    self.cut_requests = self.cut_requests.saturating_add(1);
+                }
+                self.go(now, Edge::Rejected);
+            }
+            Output::EndRequest(ending) => {
+                self.ended_request = true;
+                self.body_wait_since = None;
+                if ending == Ending::Forced {
+                    self.cut_requests = self.cut_requests.saturating_add(1);
+                }
+            }
+            Output::Cut => {
+                self.cut = true;
+                if self.phase == Phase::Aborting {
+                    self.cut_requests = self.cut_requests.saturating_add(1);
+                }
+            }
+            Output::Timeout(_) => {}
+        }
+        output
+    }
+}
