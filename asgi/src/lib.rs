@@ -20,7 +20,6 @@ mod request;
 mod runtime;
 mod scope;
 mod service;
-mod standin;
 mod worker;
 
 /// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.

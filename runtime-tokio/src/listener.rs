@@ -42,19 +42,12 @@ pub trait Socket: Send + 'static {
 pub trait Listener: Send + 'static {
     type Io: Socket;
 
-    /// The next connection of the accept queue. `Pending` says that none was announced, which is not yet a proof that
-    /// none is there: see [`Listener::accept_now`].
+    /// The next connection of the accept queue; `Pending` is the proof that the queue was empty at this moment.
     ///
     /// # Errors
-    /// As accept(2). `ECONNABORTED` and the like concern one connection only; out of descriptors (`EMFILE`, `ENFILE`,
-    /// `ENOBUFS`, `ENOMEM`) the caller waits before it tries again.
+    /// As accept(2). `ECONNABORTED` and the like concern one connection only and are skipped; out of descriptors (`EMFILE`,
+    /// `ENFILE`, `ENOBUFS`, `ENOMEM`) the caller waits before it tries again.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<Self::Io>>>;
-
-    /// The next connection of the accept queue, asked of the kernel itself. `None`: the queue was empty at this moment.
-    ///
-    /// # Errors
-    /// As [`Listener::poll_accept`].
-    fn accept_now(&mut self) -> io::Result<Option<Accepted<Self::Io>>>;
 
     /// From now on new connection attempts get no answer (TCP: SYNs are dropped, so that the client tries again,
     /// elsewhere or later), while handshakes under way still end in the accept queue. Best effort.

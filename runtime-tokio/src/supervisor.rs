@@ -202,20 +202,14 @@ where
         for listener in &mut listeners {
             let mut accepted = 0;
             while to_the_end || accepted < ACCEPT_BATCH {
-                let next = match listener.poll_accept(cx) {
-                    Poll::Ready(next) => next.map(Some),
-                    // What the reactor was not told of yet may be there.
-                    Poll::Pending if to_the_end => listener.accept_now(),
-                    Poll::Pending => break,
-                };
-                match next {
-                    Ok(Some(connection)) => {
+                match listener.poll_accept(cx) {
+                    Poll::Ready(Ok(connection)) => {
                         self.place(connection);
                         accepted += 1;
                         any = true;
                     }
-                    Ok(None) => break,
-                    Err(error) => {
+                    Poll::Pending => break,
+                    Poll::Ready(Err(error)) => {
                         tracing::warn!("{}: accept failed: {error}", listener.name());
                         let mut pause = Box::pin(tokio::time::sleep(ACCEPT_PAUSE));
                         if pause.as_mut().poll(cx).is_pending() {
