@@ -5,5 +5,6 @@
 //! in [`os`], the simulator has its own.
 
 pub mod listener;
+pub mod logging;
 pub mod os;
 pub mod worker_host;
