@@ -14,6 +14,7 @@ mod head;
 pub mod in_process;
 pub mod line;
 pub mod listener;
+pub mod logging;
 pub mod os;
 mod shared;
 pub mod supervisor;
