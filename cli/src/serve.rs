@@ -107,7 +107,6 @@ pub fn log_format(settings: &Settings) -> logging::Format {
 /// The log's level, as the settings name it.
 pub fn log_level(settings: &Settings) -> logging::Level {
     match settings.log_level {
-        LogLevel::Critical => logging::Level::Critical,
         LogLevel::Error => logging::Level::Error,
         LogLevel::Warning => logging::Level::Warning,
         LogLevel::Info => logging::Level::Info,

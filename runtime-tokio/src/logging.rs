@@ -219,6 +219,8 @@ pub struct Access<'a> {
     pub duration: Duration,
     /// Of the response's body, sent.
     pub bytes: u64,
+    /// The client got the whole response, as far as the server can know.
+    pub complete: bool,
 }
 
 /// `127.0.0.1:54321 - "GET /path HTTP/1.1" 200 1.234ms 512`: the client, the request, the status, how long it
@@ -235,7 +237,8 @@ impl fmt::Display for Access<'_> {
             Some(status) => write!(f, "{status}")?,
             None => f.write_str("-")?,
         }
-        write!(f, " {:.3}ms {}", milliseconds(self.duration), self.bytes)
+        write!(f, " {:.3}ms {}", milliseconds(self.duration), self.bytes)?;
+        if self.complete { Ok(()) } else { f.write_str(" (cut)") }
     }
 }
 
@@ -285,6 +288,7 @@ pub fn access(access: &Access<'_>) {
         status = access.status,
         duration_ms = milliseconds(access.duration),
         bytes = access.bytes,
+        complete = access.complete,
         "{access}"
     );
 }

@@ -65,6 +65,7 @@ fn request(target: &str) -> Access<'_> {
         status: Some(200),
         duration: Duration::from_nanos(1_234_567),
         bytes: 512,
+        complete: true,
     }
 }
 
