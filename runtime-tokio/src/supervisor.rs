@@ -231,12 +231,14 @@ where
         any
     }
 
-    /// Carries out what the machine wants, until it waits. Returns whether its timer fired, after which it may want to
-    /// know about the accept queue.
+    /// Carries out what the machine wants, until it waits. Returns whether it did anything: then there may be news, of a
+    /// worker that was just started or of the accept queue that the machine now wants to know about.
     fn obey(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut fired = false;
+        let mut did = false;
         loop {
-            match self.machine.poll_output() {
+            let output = self.machine.poll_output();
+            did |= !matches!(output, Output::Timeout(_));
+            match output {
                 Output::Spawn { worker, number, generation } => {
                     match self.host.spawn(worker, number, generation) {
                         Ok(()) => {
@@ -262,11 +264,8 @@ where
                 Output::Timeout(at) => {
                     let Some(at) = at else {
                         self.sleep = None;
-                        return fired;
+                        return did;
                     };
-                    if fired {
-                        return true;
-                    }
                     let deadline = self.clock.to_tokio(at);
                     let sleep = match &mut self.sleep {
                         Some(sleep) => {
@@ -277,11 +276,11 @@ where
                         }
                         none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
                     };
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return fired;
+                    if sleep.as_mut().poll(cx).is_ready() {
+                        self.handle(Input::Timeout);
+                        did = true;
                     }
-                    self.handle(Input::Timeout);
-                    fired = true;
+                    return did;
                 }
             }
         }
@@ -301,11 +300,11 @@ where
         let this = &mut *self;
         loop {
             let took = this.take_inputs(cx);
-            let fired = this.obey(cx);
+            let did = this.obey(cx);
             if let Some(code) = this.exit {
                 return Poll::Ready(code);
             }
-            if !took && !fired {
+            if !took && !did {
                 return Poll::Pending;
             }
         }

@@ -24,14 +24,14 @@ where
 {
     let pipes = Queue::<Pipe>::default();
     let (mut client, end) = tokio::io::duplex(64 * 1024);
-    let server = serve(pipes.clone(), policy, ServeOptions::default());
+    let server = serve(pipes.clone(), policy, ServeOptions::default()).await;
     pipes.put(Pipe(end));
     case(&mut client, &|| server.signals.put(Signal::Term)).await;
     assert_eq!(within(server.exit).await.unwrap(), 0, "in memory");
 
     let listener = OsListener::tcp("127.0.0.1", 0, 16).unwrap();
     let address = listener.local_addr().unwrap();
-    let server = serve(listener, policy, ServeOptions::default());
+    let server = serve(listener, policy, ServeOptions::default()).await;
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
     case(&mut client, &|| server.signals.put(Signal::Term)).await;
     assert_eq!(within(server.exit).await.unwrap(), 0, "over TCP");
@@ -103,7 +103,8 @@ async fn the_next_request_unread_on_an_idle_connection_is_answered() {
         response(client, "GET /a ").await;
         client.write_all(GET).await.unwrap();
         drain();
-        assert_answered(&rest(client).await, "GET /a ");
+        // Whether it is read before or after the drain begins is the scheduler's affair; that it is answered is ours.
+        assert!(rest(client).await.ends_with("GET /a "));
     })
     .await;
 }

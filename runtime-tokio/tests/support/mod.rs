@@ -14,10 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use pounce_core::Event;
 use pounce_core::event::Signal;
 use pounce_core::policy::{Policy, PolicySettings};
 use pounce_core::supervisor::Notify;
-use pounce_core::Event;
 use pounce_runtime_tokio::listener::{Accepted, Listener, Socket, Stream};
 use pounce_runtime_tokio::supervisor::{Observer, Signals};
 use pounce_runtime_tokio::{App, ConnectionInfo, RequestBody, ServeOptions, in_process};
@@ -45,7 +45,11 @@ impl Stream for Pipe {
 }
 
 impl AsyncRead for Pipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
@@ -120,16 +124,23 @@ impl Signals for Queue<Signal> {
     }
 }
 
-/// Collects what the log would say.
+/// Collects what the log would say, and when the server is ready.
 #[derive(Clone, Default)]
-pub struct Told(pub Arc<Mutex<Vec<String>>>);
+pub struct Told {
+    pub events: Arc<Mutex<Vec<String>>>,
+    ready: Arc<tokio::sync::Notify>,
+}
 
 impl Observer for Told {
     fn event(&mut self, event: &Event) {
-        self.0.lock().unwrap().push(event.to_string());
+        self.events.lock().unwrap().push(event.to_string());
     }
 
-    fn notify(&mut self, _notify: &Notify) {}
+    fn notify(&mut self, notify: &Notify) {
+        if *notify == Notify::Ready {
+            self.ready.notify_one();
+        }
+    }
 }
 
 /// Answers with the method, the path and the body; `/slow` after 300 ms.
@@ -179,10 +190,13 @@ pub struct Server {
     pub exit: tokio::task::JoinHandle<i32>,
 }
 
-pub fn serve<L: Listener>(listener: L, policy: Policy, options: ServeOptions) -> Server {
+/// Starts a server and waits until it is ready.
+pub async fn serve<L: Listener>(listener: L, policy: Policy, options: ServeOptions) -> Server {
     let (signals, told) = (Queue::default(), Told::default());
     let spawn = pounce_runtime_tokio::worker::tokio_spawn();
     let run =
         in_process::serve(vec![listener], Mirror, policy, options, signals.clone(), told.clone(), spawn);
-    Server { signals, told, exit: tokio::spawn(run) }
+    let exit = tokio::spawn(run);
+    told.ready.notified().await;
+    Server { signals, told, exit }
 }
