@@ -17,7 +17,7 @@ pub const VERSION: u16 = 1;
 pub const MAX_PACKET: usize = 64 * 1024;
 
 /// From the supervisor to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToWorker {
     /// The first message: who the worker is and, as JSON, what it is to do.
     Start { version: u16, worker: u32, generation: u32, settings: String },
@@ -34,7 +34,7 @@ pub enum ToWorker {
 }
 
 /// From a worker to the supervisor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FromWorker {
     /// The worker's process runs and speaks this version; the application is not loaded yet.
     Hello { version: u16 },
@@ -53,7 +53,7 @@ pub enum FromWorker {
 }
 
 /// A packet that is not a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DecodeError {
     /// Shorter than its kind needs.
     Truncated { kind: u8 },

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::connection::Phase;
 use crate::machine;
-use crate::policy::{ABORT_GRACE, Policy, STATUS_INTERVAL};
+use crate::policy::{ABORT_GRACE, CLOSE_ALL_GRACE, Policy, STATUS_INTERVAL};
 use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::time::Instant;
 
@@ -43,7 +43,7 @@ machine! {
 }
 
 /// What happened to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// The application is started.
     Ready,
@@ -79,14 +79,14 @@ pub enum Input {
 }
 
 /// What a worker's driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     Send(FromWorker),
     /// Tell every connection, those to come too.
     Phase(Phase),
     /// Run the application's shutdown, then say [`Input::HostStopped`].
     StopHost,
-    /// Close every connection that is left, at once.
+    /// Close every connection that is left, at once, and report each as [`Input::Closed`].
     CloseAll,
     /// Leave the process, when everything sent is flushed.
     Exit {
@@ -102,7 +102,7 @@ pub const EXIT_FORCED: i32 = 4;
 pub const EXIT_START_FAILED: i32 = 3;
 
 /// One worker. See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     policy: Policy,
     state: State,
@@ -111,6 +111,8 @@ pub struct Worker {
     /// No connection will be dealt any more.
     last_deal: bool,
     supervisor_gone: bool,
+    /// The grace after the deadline is over, [`Output::CloseAll`] was given out.
+    closing_all: bool,
     open: u64,
     closed: u64,
     cut: u64,
@@ -133,6 +135,7 @@ impl Worker {
             deadline: None,
             last_deal: false,
             supervisor_gone: false,
+            closing_all: false,
             open: 0,
             closed: 0,
             cut: 0,
@@ -217,7 +220,7 @@ impl Worker {
                 if !self.supervisor_gone {
                     self.supervisor_gone = true;
                     self.last_deal = true;
-                    self.drain(now, now + self.policy.shutdown_timeout, active);
+                    self.drain(now + self.policy.shutdown_timeout, active);
                 }
             }
             Input::Opened => self.open = self.open.saturating_add(1),
@@ -238,7 +241,7 @@ impl Worker {
             }
             Input::HostStopped => {
                 if self.go(Edge::HostStopped) {
-                    self.stopped(true);
+                    self.stopped(self.open == 0);
                 }
             }
             Input::Terminated => {
@@ -260,7 +263,7 @@ impl Worker {
                     self.outputs.push_back(Output::Phase(Phase::LameDuck));
                 }
             }
-            ToWorker::Drain { remaining } => self.drain(now, now + remaining, active),
+            ToWorker::Drain { remaining } => self.drain(now + remaining, active),
             ToWorker::LastDeal => self.last_deal = true,
             ToWorker::Abort => self.abort(now, active),
             // The driver registers a dealt connection itself, and the start message is its own affair.
@@ -275,7 +278,7 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self, now: Instant, deadline: Instant, active: u64) {
+    fn drain(&mut self, deadline: Instant, active: u64) {
         if self.state == State::Booting {
             return self.leave_early();
         }
@@ -285,7 +288,6 @@ impl Worker {
             self.send(FromWorker::Draining { active });
             self.outputs.push_back(Output::Phase(Phase::Draining));
         }
-        let _ = now;
     }
 
     fn abort(&mut self, now: Instant, active: u64) {
@@ -322,14 +324,19 @@ impl Worker {
         let due = self.deadline.is_some_and(|at| at <= now);
         match self.state {
             State::Draining | State::Stopping if due => self.abort(now, 0),
-            State::Aborting if self.open == 0 || due => {
-                if self.open > 0 {
-                    self.outputs.push_back(Output::CloseAll);
-                }
-                self.go(Edge::Aborted);
-                self.stopped(false);
-            }
             _ => {}
+        }
+        let due = self.deadline.is_some_and(|at| at <= now);
+        if self.state == State::Aborting && (self.open == 0 || (due && self.closing_all)) {
+            // Of a connection that is still not closed nothing can be said but that something on it may be lost.
+            self.cut = self.cut.saturating_add(self.open);
+            self.go(Edge::Aborted);
+            // Whatever became of the requests, the application's shutdown did not run.
+            self.stopped(false);
+        } else if self.state == State::Aborting && due {
+            self.closing_all = true;
+            self.deadline = Some(now + CLOSE_ALL_GRACE);
+            self.outputs.push_back(Output::CloseAll);
         }
         let counts = (self.closed, self.active, self.requests);
         if self.status_due && self.state != State::Stopped && now >= self.told_at + STATUS_INTERVAL {
