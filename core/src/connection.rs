@@ -263,11 +263,13 @@ impl Connection {
     }
 
     /// The request's body is wholly read, or it had none.
+    #[must_use]
     pub fn body_is_read(&self) -> bool {
         !self.body_open
     }
 
-    /// Whether [`Connection::on_read_blocked`] would end the connection at `now`.
+    /// Whether [`Connection::on_read_blocked`] would end the connection. The driver then makes sure of the socket first.
+    #[must_use]
     pub fn may_end(&self, now: Instant) -> bool {
         self.quiet_until().is_some_and(|at| at <= now)
     }
@@ -481,11 +483,14 @@ impl Connection {
                     consider(at, Output::Wake);
                 }
             }
-            State::ReadingHead if !self.rejected => {
+            State::ReadingHead if !self.rejected && !self.cut => {
+                // A response that is still being written cannot be followed by one that the parser knows nothing of.
+                let clear = self.write_wait_since.is_none();
+                let end = |status| if clear { Output::Reject(status) } else { Output::Cut };
                 if aborting {
-                    consider(self.phase_since, Output::Reject(503));
+                    consider(self.phase_since, end(503));
                 }
-                consider(self.since + self.header_timeout, Output::Reject(408));
+                consider(self.since + self.header_timeout, end(408));
             }
             State::InFlight if !self.ended_request => {
                 if aborting {

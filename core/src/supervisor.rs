@@ -120,7 +120,7 @@ pub enum Input {
     SpawnFailed {
         worker: WorkerId,
     },
-    /// The accept queues were all seen empty: the answer to [`Output::EmptyBacklog`].
+    /// The accept queues were all seen empty; see [`Supervisor::wants_backlog_empty`].
     AcceptBlocked,
     /// A connection that the supervisor itself answers was closed.
     RefusedClosed,
@@ -142,9 +142,6 @@ pub enum Output {
     Kill {
         worker: WorkerId,
     },
-    /// Place every connection that is held or in the accept queues, as the kernel has them now, not as a readiness that
-    /// was remembered; then say [`Input::AcceptBlocked`].
-    EmptyBacklog,
     /// Drop SYNs from now on; handshakes under way still end in the accept queue.
     RefuseNew,
     /// Close the listening sockets. The accept queue was empty.

@@ -66,9 +66,8 @@ pub enum Input {
     Closed {
         cut: u64,
     },
-    /// Counts to report: connections with a request under way, requests so far.
-    Counts {
-        active: u64,
+    /// Requests so far, to report.
+    Requests {
         requests: u64,
     },
     /// The application's shutdown is done.
@@ -234,8 +233,7 @@ impl Worker {
                 self.cut = self.cut.saturating_add(cut);
                 self.status_due = true;
             }
-            Input::Counts { active, requests } => {
-                self.active = active;
+            Input::Requests { requests } => {
                 self.requests = requests;
                 self.status_due = true;
             }

@@ -4,5 +4,23 @@
 //! over where connections, workers and orders come from ([`listener`], [`worker_host`]); the real sources are
 //! in [`os`], the simulator has its own.
 
+pub mod access;
+mod answer;
+pub mod app;
+pub mod clock;
+mod connection;
+mod exchange;
+mod head;
+pub mod in_process;
+pub mod line;
 pub mod listener;
+pub mod os;
+mod shared;
+pub mod supervisor;
+mod wire;
+pub mod worker;
 pub mod worker_host;
+
+pub use app::{App, BoxError, ConnectionInfo, Ending, PeerAddr};
+pub use exchange::{RequestBody, RequestBodyError};
+pub use shared::ServeOptions;

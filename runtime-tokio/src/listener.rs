@@ -16,9 +16,20 @@ pub struct Accepted<Io> {
     pub local: Option<SocketAddr>,
 }
 
+/// A connection's bytes, both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether bytes, or the peer's end, wait to be read: asked of the kernel itself. A reactor knows only what it was
+    /// told at its last turn, and a connection that ends on that knowledge loses the request that came since.
+    fn readable_now(&self) -> bool;
+
+    /// Lets the drop of this stream be a reset instead of an orderly end, for a response whose end the peer could not
+    /// tell from a complete one otherwise. Best effort.
+    fn reset_on_drop(&self);
+}
+
 /// A socket at rest, which becomes a stream in the process that serves it.
 pub trait Socket: Send + 'static {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Stream;
 
     /// Registers the socket with the runtime of the calling task.
     ///
@@ -31,19 +42,12 @@ pub trait Socket: Send + 'static {
 pub trait Listener: Send + 'static {
     type Io: Socket;
 
-    /// The next connection of the accept queue. `Pending` says that none was announced, which is not yet a proof that
-    /// none is there: see [`Listener::accept_now`].
+    /// The next connection of the accept queue; `Pending` is the proof that the queue was empty at this moment.
     ///
     /// # Errors
-    /// As accept(2). `ECONNABORTED` and the like concern one connection only; out of descriptors (`EMFILE`, `ENFILE`,
-    /// `ENOBUFS`, `ENOMEM`) the caller waits before it tries again.
+    /// As accept(2). `ECONNABORTED` and the like concern one connection only and are skipped; out of descriptors (`EMFILE`,
+    /// `ENFILE`, `ENOBUFS`, `ENOMEM`) the caller waits before it tries again.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<Self::Io>>>;
-
-    /// The next connection of the accept queue, asked of the kernel itself. `None`: the queue was empty at this moment.
-    ///
-    /// # Errors
-    /// As [`Listener::poll_accept`].
-    fn accept_now(&mut self) -> io::Result<Option<Accepted<Self::Io>>>;
 
     /// From now on new connection attempts get no answer (TCP: SYNs are dropped, so that the client tries again,
     /// elsewhere or later), while handshakes under way still end in the accept queue. Best effort.

@@ -12,7 +12,7 @@ pub enum Placement {
     /// The supervisor reads its request and answers with a complete 503.
     Refuse(Refusal),
     /// Nobody can take it now, somebody will. Keep it as if it were still in the accept queue, and place it again,
-    /// before any other, when [`Supervisor::wants_accept`] says so or [`super::Output::EmptyBacklog`] comes.
+    /// before any other, when [`Supervisor::wants_accept`] says so.
     Hold,
 }
 
@@ -33,6 +33,16 @@ impl Supervisor {
             State::EmptyingBacklog | State::Draining | State::Forcing | State::Closing => {
                 !self.listeners_closed
             }
+        }
+    }
+
+    /// Whether what happens next depends on the accept queue being empty: the driver then places what it holds, asks the
+    /// kernel itself, reads the queue to its end and says [`super::Input::AcceptBlocked`].
+    pub fn wants_backlog_empty(&self) -> bool {
+        match self.state {
+            State::EmptyingBacklog => true,
+            State::Closing => self.settle_until.is_none() && !self.listeners_closed,
+            _ => false,
         }
     }
 

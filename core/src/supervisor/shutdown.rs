@@ -98,7 +98,6 @@ impl Supervisor {
         for worker in self.workers_where(|p| p.state == WorkerState::Ready) {
             self.drain_worker(now, worker, deadline, true);
         }
-        self.output(Output::EmptyBacklog);
     }
 
     fn say_stopping(&mut self) {
@@ -108,8 +107,11 @@ impl Supervisor {
         }
     }
 
-    /// The accept queues were seen empty, after [`Output::EmptyBacklog`] asked for it.
+    /// The accept queues were seen empty.
     pub(super) fn backlog_empty(&mut self) {
+        if !self.wants_backlog_empty() {
+            return;
+        }
         match self.state {
             State::EmptyingBacklog => {
                 self.go(Edge::BacklogEmpty);
@@ -117,8 +119,7 @@ impl Supervisor {
                     self.tell(worker, ToWorker::LastDeal);
                 }
             }
-            State::Closing if self.settle_until.is_none() => self.close_listeners(),
-            _ => {}
+            _ => self.close_listeners(),
         }
     }
 
@@ -225,7 +226,6 @@ impl Supervisor {
     fn advance_closing(&mut self, now: Instant, overdue: bool) {
         if self.settle_until.is_some_and(|at| at <= now) {
             self.settle_until = None;
-            self.output(Output::EmptyBacklog);
         }
         if overdue {
             self.abort_own();

@@ -1,0 +1,476 @@
+//! The service and body taps: one request and its response, as hyper passes them through.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use pounce_core::Instant;
+use pounce_core::connection::{Ending, HeadVerdict, Role};
+
+use crate::answer;
+use crate::app::BoxError;
+use crate::shared::{BodyLeft, ConnectionState, Shared};
+
+/// The application's service, with the server's own answers before it.
+pub(crate) struct Exchange<S> {
+    shared: Arc<Shared>,
+    service: S,
+}
+
+impl<S> Exchange<S> {
+    pub fn new(shared: Arc<Shared>, service: S) -> Exchange<S> {
+        Exchange { shared, service }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Exchange<S>
+where
+    S: hyper::service::Service<Request<RequestBody>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = Infallible;
+    type Future = Answering<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut answering = Answering {
+            shared: Arc::clone(&self.shared),
+            head: Head::of(&request),
+            running: None,
+            instead: None,
+            log: None,
+        };
+        let serving = &self.shared.serving;
+        serving.requests.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.shared.lock();
+        let now = self.shared.now(&state);
+        let has_body = !request.body().is_end_stream();
+        state.body_left = match request.body().size_hint().exact() {
+            _ if !has_body => BodyLeft::None,
+            Some(bytes) => BodyLeft::Bytes(bytes),
+            None => BodyLeft::Chunked,
+        };
+        state.ending = None;
+        state.fault = None;
+        state.machine.on_request(now, has_body, asks_for_close(request.version(), request.headers()));
+        if state.both_framings {
+            state.fault = Some(StatusCode::BAD_REQUEST);
+        }
+        let refused = state.machine.role() == Role::Refuse;
+        drop(state);
+        if serving.options.access_log {
+            answering.log = Some(Box::new(Logged::of(&request, now)));
+        }
+        let is_health = serving.options.health_check_path.as_deref() == Some(request.uri().path());
+        if let Err(status) = check_head(&request, serving.options.max_body_size) {
+            self.shared.lock().fault = Some(status);
+        } else if is_health && matches!(*request.method(), Method::GET | Method::HEAD) {
+            answering.instead = Some(answer::health(serving));
+        } else if refused {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            answering.instead = Some(answer::text(status, answer::line(status)));
+        } else {
+            let shared = Arc::clone(&self.shared);
+            let limit = serving.options.max_body_size;
+            let request =
+                request.map(|inner| RequestBody { inner, shared, read: 0, limit, ended: !has_body });
+            answering.running = Some(self.service.call(request));
+        }
+        answering
+    }
+}
+
+/// What of a request is needed when its response comes.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    is_head: bool,
+    /// Before HTTP/1.1 a body of unknown length ends with the connection.
+    is_http_10: bool,
+}
+
+impl Head {
+    fn of<B>(request: &Request<B>) -> Head {
+        Head { is_head: *request.method() == Method::HEAD, is_http_10: request.version() < Version::HTTP_11 }
+    }
+}
+
+/// RFC 9112 §9.3: whether the client wants the connection to end after this request.
+fn asks_for_close(version: Version, headers: &HeaderMap) -> bool {
+    let has = |token: &str| {
+        headers.get_all(header::CONNECTION).iter().any(|value| {
+            value
+                .as_bytes()
+                .split(|b| *b == b',')
+                .any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+        })
+    };
+    if version < Version::HTTP_11 { !has("keep-alive") } else { !headers.is_empty() && has("close") }
+}
+
+/// What hyper lets pass and a server must not (RFC 9112 §3.2, §6.1).
+fn check_head(request: &Request<Incoming>, max_body_size: Option<u64>) -> Result<(), StatusCode> {
+    let headers = request.headers();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(StatusCode::BAD_REQUEST),
+        (None, _) if request.version() == Version::HTTP_11 => return Err(StatusCode::BAD_REQUEST),
+        _ => {}
+    }
+    if let (Some(limit), Some(length)) = (max_body_size, request.body().size_hint().exact())
+        && length > limit
+    {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    Ok(())
+}
+
+pin_project! {
+    /// A response on its way: the application's, unless the server has to answer in its place.
+    pub(crate) struct Answering<F> {
+        shared: Arc<Shared>,
+        head: Head,
+        #[pin]
+        running: Option<F>,
+        instead: Option<Response<Bytes>>,
+        log: Option<Box<Logged>>,
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<AnswerBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let overruled = overruled(&this.shared.lock());
+        if let Some(status) = overruled {
+            this.running.set(None);
+            *this.instead = Some(answer::text(status, answer::line(status)));
+            this.shared.lock().machine.on_close_announced();
+        }
+        let response = match (this.instead.take(), this.running.as_mut().as_pin_mut()) {
+            (Some(response), _) => response.map(|bytes| Inner::Bytes { bytes: Some(bytes) }),
+            (None, Some(running)) => match ready!(running.poll(cx)) {
+                Ok(response) => response.map(|body| Inner::App { body }),
+                Err(error) => {
+                    let error: BoxError = error.into();
+                    tracing::error!("The application failed: {error}");
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    answer::text(status, answer::line(status))
+                        .map(|bytes| Inner::Bytes { bytes: Some(bytes) })
+                }
+            },
+            (None, None) => return Poll::Pending,
+        };
+        Poll::Ready(Ok(begin(this.shared, *this.head, this.log.take(), response)))
+    }
+}
+
+/// The status that the server answers with in place of the application.
+fn overruled(state: &ConnectionState) -> Option<StatusCode> {
+    state.fault.or(match state.ending? {
+        Ending::RequestTimeout => Some(StatusCode::GATEWAY_TIMEOUT),
+        Ending::BodyTimeout => Some(StatusCode::REQUEST_TIMEOUT),
+        Ending::Forced => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Ending::PeerGone => None,
+    })
+}
+
+/// The head is about to be written: the last moment to announce the connection's end.
+fn begin<B: Body>(
+    shared: &Arc<Shared>,
+    head: Head,
+    log: Option<Box<Logged>>,
+    response: Response<Inner<B>>,
+) -> Response<AnswerBody<B>> {
+    let (mut parts, inner) = response.into_parts();
+    let mut state = shared.lock();
+    let now = shared.now(&state);
+    if asks_for_close(Version::HTTP_11, &parts.headers) {
+        state.machine.on_close_announced();
+    }
+    let pipelined = state.pipelined();
+    let verdict = state.machine.on_response_head(now, pipelined);
+    if verdict == HeadVerdict::AnnounceClose || state.machine.close_announced() {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    drop(state);
+    let no_body = head.is_head || matches!(parts.status.as_u16(), 204 | 304 | 100..=199);
+    let unframed = head.is_http_10 && !parts.headers.contains_key(header::CONTENT_LENGTH) && !no_body;
+    let log = log.map(|mut log| {
+        log.status = parts.status.as_u16();
+        log
+    });
+    let mut body = AnswerBody {
+        inner,
+        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, log },
+    };
+    if body.inner.is_end_stream() {
+        body.tap.end();
+    }
+    Response::from_parts(parts, body)
+}
+
+pin_project! {
+    /// A response body, with its end observed.
+    pub(crate) struct AnswerBody<B> {
+        #[pin]
+        inner: Inner<B>,
+        tap: AnswerTap,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjection]
+    enum Inner<B> {
+        App { #[pin] body: B },
+        Bytes { bytes: Option<Bytes> },
+    }
+}
+
+impl<B: Body> Inner<B> {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Inner::App { body } => body.is_end_stream(),
+            Inner::Bytes { bytes } => bytes.is_none(),
+        }
+    }
+}
+
+struct AnswerTap {
+    shared: Arc<Shared>,
+    ended: bool,
+    /// A response that has none: hyper drops the body without a look (RFC 9110 §6.4.1).
+    no_body: bool,
+    /// The client can tell this body's end only by the connection's.
+    unframed: bool,
+    log: Option<Box<Logged>>,
+}
+
+impl AnswerTap {
+    fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            let mut state = self.shared.lock();
+            let now = self.shared.now(&state);
+            state.machine.on_response_end(now);
+            drop(state);
+            if let Some(log) = self.log.take() {
+                log.write(&self.shared, now, true);
+            }
+        }
+    }
+}
+
+impl Drop for AnswerTap {
+    fn drop(&mut self) {
+        if self.no_body {
+            self.end();
+        } else if !self.ended {
+            let mut state = self.shared.lock();
+            state.cut_unframed |= self.unframed;
+            let now = self.shared.now(&state);
+            drop(state);
+            if let Some(log) = self.log.take() {
+                log.write(&self.shared, now, false);
+            }
+        }
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let (frame, ended) = match this.inner.project() {
+            InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),
+            InnerProjection::App { mut body } => {
+                let frame = ready!(body.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+                let ended = frame.is_none() || body.is_end_stream();
+                (frame, ended)
+            }
+        };
+        if let (Some(log), Some(Ok(frame))) = (&mut this.tap.log, &frame) {
+            log.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        if ended && !matches!(frame, Some(Err(_))) {
+            this.tap.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::App { body } => body.size_hint(),
+            Inner::Bytes { bytes } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+        }
+    }
+}
+
+/// A request's body, as the application reads it.
+pub struct RequestBody {
+    inner: Incoming,
+    shared: Arc<Shared>,
+    read: u64,
+    limit: Option<u64>,
+    ended: bool,
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("read", &self.read)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request's body ended early. What was read before is not the whole of it.
+#[derive(Debug)]
+pub enum RequestBodyError {
+    /// The client is gone, or its framing is broken (the server answers 400).
+    Broken(hyper::Error),
+    /// Longer than `max_body_size` (the server answers 413).
+    TooLarge { limit: u64 },
+}
+
+impl fmt::Display for RequestBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestBodyError::Broken(error) => write!(f, "the request body ended early: {error}"),
+            RequestBodyError::TooLarge { limit } => {
+                write!(f, "the request body is longer than {limit} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RequestBodyError {}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = &mut *self;
+        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                // Outside of the connection's own poll its task has a timer to arm and, with `100-continue`, to ask
+                // for the body.
+                let now = this.shared.serving.clock.now();
+                this.shared.change(|state| state.machine.on_body_blocked(now));
+                return Poll::Pending;
+            }
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                this.read += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(limit) = this.limit.filter(|limit| this.read > *limit) {
+                    this.shared.change(|state| state.fault = Some(StatusCode::PAYLOAD_TOO_LARGE));
+                    return Poll::Ready(Some(Err(RequestBodyError::TooLarge { limit })));
+                }
+                let mut state = this.shared.lock();
+                state.machine.on_body_progress();
+                if this.inner.is_end_stream() {
+                    state.machine.on_body_end();
+                    this.ended = true;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                this.shared.change(|state| {
+                    if !state.peer_ended {
+                        state.fault = Some(StatusCode::BAD_REQUEST);
+                    }
+                });
+                Poll::Ready(Some(Err(RequestBodyError::Broken(error))))
+            }
+            None => {
+                if !this.ended {
+                    this.ended = true;
+                    this.shared.lock().machine.on_body_end();
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A line of the access log in the making.
+struct Logged {
+    method: Method,
+    target: String,
+    version: Version,
+    since: Instant,
+    status: u16,
+    bytes: u64,
+}
+
+impl Logged {
+    fn of<B>(request: &Request<B>, now: Instant) -> Logged {
+        let target = request.uri().path_and_query().map_or("*", |target| target.as_str()).to_owned();
+        Logged {
+            method: request.method().clone(),
+            target,
+            version: request.version(),
+            since: now,
+            status: 0,
+            bytes: 0,
+        }
+    }
+
+    fn write(self, shared: &Shared, now: Instant, complete: bool) {
+        crate::access::log(&crate::access::Line {
+            peer: shared.peer,
+            method: &self.method,
+            target: &self.target,
+            version: self.version,
+            status: self.status,
+            bytes: self.bytes,
+            duration: now.since(self.since),
+            complete,
+        });
+    }
+}

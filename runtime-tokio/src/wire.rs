@@ -1,0 +1,221 @@
+//! The I/O tap under hyper: hands it one message at a time, and ends an idle connection at the one instant at which
+//! that loses nothing.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pounce_core::connection::ReadVerdict;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::head::HeadScanner;
+use crate::listener::Stream;
+use crate::shared::{BodyLeft, ConnectionState, Reading, Shared};
+
+/// Most bytes that are read ahead of hyper while a request runs, in bytes. A client that sends more than this without
+/// waiting for its answers waits for them.
+const HELD_MAX: usize = 64 * 1024;
+
+/// The stream as hyper sees it.
+pub(crate) struct Wire<St> {
+    pub stream: St,
+    shared: Arc<Shared>,
+    scanner: HeadScanner,
+    /// Bytes read that belong to the next message.
+    held: Vec<u8>,
+    write_blocked: bool,
+}
+
+impl<St: Stream> Wire<St> {
+    pub fn new(stream: St, shared: Arc<Shared>) -> Wire<St> {
+        Wire { stream, shared, scanner: HeadScanner::default(), held: Vec::new(), write_blocked: false }
+    }
+
+    /// Bytes of a head: from what is held back, else from the socket.
+    fn read_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        state: &mut ConnectionState,
+    ) -> Poll<io::Result<()>> {
+        state.swallowed = false;
+        let now = self.shared.now(state);
+        if !self.held.is_empty() {
+            let piece = &self.held[..self.held.len().min(buf.remaining())];
+            let end = self.scanner.scan(piece);
+            let take = end.unwrap_or(piece.len());
+            state.both_framings = self.scanner.both_framings();
+            buf.put_slice(&self.held[..take]);
+            self.held.drain(..take);
+        } else {
+            let before = buf.filled().len();
+            match Pin::new(&mut self.stream).poll_read(cx, buf)? {
+                Poll::Pending => return self.read_blocked(state),
+                Poll::Ready(()) if buf.filled().len() == before => {
+                    state.peer_ended = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(()) => {
+                    if let Some(take) = self.scanner.scan(&buf.filled()[before..]) {
+                        self.hold_back(buf, before + take);
+                        state.both_framings = self.scanner.both_framings();
+                    }
+                }
+            }
+        }
+        state.held = !self.held.is_empty();
+        state.machine.on_head_bytes(now);
+        Poll::Ready(Ok(()))
+    }
+
+    /// The socket has nothing more: wait, or end here.
+    fn read_blocked(&mut self, state: &mut ConnectionState) -> Poll<io::Result<()>> {
+        let now = self.shared.now(state);
+        if state.machine.may_end(now)
+            && !self.stream.readable_now()
+            && state.machine.on_read_blocked(now) == ReadVerdict::Eof
+        {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    /// Bytes of a body, and not one of what follows it.
+    fn read_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        state: &mut ConnectionState,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if !self.held.is_empty() {
+            let mut take = self.held.len().min(buf.remaining());
+            if let BodyLeft::Bytes(left) = state.body_left {
+                take = take.min(usize::try_from(left).unwrap_or(usize::MAX));
+            }
+            buf.put_slice(&self.held[..take]);
+            self.held.drain(..take);
+        } else {
+            match Pin::new(&mut self.stream).poll_read(cx, buf)? {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) if buf.filled().len() == before => {
+                    state.peer_ended = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(()) => {}
+            }
+        }
+        if let BodyLeft::Bytes(left) = state.body_left {
+            let got = (buf.filled().len() - before) as u64;
+            if got > left {
+                self.hold_back(buf, before + usize::try_from(left).unwrap_or(usize::MAX));
+            }
+            state.body_left = if got >= left { BodyLeft::None } else { BodyLeft::Bytes(left - got) };
+        }
+        state.held = !self.held.is_empty();
+        if state.body_left == BodyLeft::Chunked {
+            remember_tail(&mut state.tail, &buf.filled()[before..]);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A request runs and hyper asks whether the peer is still there. What comes is held back, an end is noted: a
+    /// client that only closed its sending side still gets its answer.
+    fn watch_peer(&mut self, cx: &mut Context<'_>, state: &mut ConnectionState) -> Poll<io::Result<()>> {
+        while self.held.len() < HELD_MAX && !state.peer_ended {
+            let mut space = [MaybeUninit::uninit(); 2048];
+            let mut buf = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buf)? {
+                Poll::Pending => break,
+                Poll::Ready(()) if buf.filled().is_empty() => state.peer_ended = true,
+                Poll::Ready(()) => self.held.extend_from_slice(buf.filled()),
+            }
+            state.swallowed = true;
+            state.held = !self.held.is_empty();
+        }
+        Poll::Pending
+    }
+
+    fn hold_back(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
+        self.held.extend_from_slice(&buf.filled()[from..]);
+        buf.set_filled(from);
+    }
+}
+
+fn remember_tail(tail: &mut [u8; 5], bytes: &[u8]) {
+    let kept = bytes.len().min(tail.len());
+    tail.rotate_left(kept);
+    let from = tail.len() - kept;
+    tail[from..].copy_from_slice(&bytes[bytes.len() - kept..]);
+}
+
+impl<St: Stream> AsyncRead for Wire<St> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shared = Arc::clone(&this.shared);
+        let mut state = shared.lock();
+        match state.reading() {
+            Reading::Head => this.read_head(cx, buf, &mut state),
+            Reading::Body => this.read_body(cx, buf, &mut state),
+            Reading::Nothing => this.watch_peer(cx, &mut state),
+            Reading::Over => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl<St: Stream> Wire<St> {
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending if !self.write_blocked => {
+                self.write_blocked = true;
+                let mut state = self.shared.lock();
+                let now = self.shared.now(&state);
+                state.machine.on_write_blocked(now);
+            }
+            Poll::Ready(Ok(_)) if self.write_blocked => {
+                self.write_blocked = false;
+                self.shared.lock().machine.on_write_progress();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<St: Stream> AsyncWrite for Wire<St> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = flushed {
+            let mut state = self.shared.lock();
+            let now = self.shared.now(&state);
+            state.machine.on_flushed(now);
+        }
+        flushed
+    }
+
+    /// Not here: how the socket is closed is decided after hyper is done with it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
