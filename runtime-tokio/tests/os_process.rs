@@ -7,11 +7,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::Poll;
 use std::time::Duration;
 
-use pounce_core::event::ExitStatus;
+use pounce_core::event::{ExitStatus, Signal};
 use pounce_core::protocol::{FromWorker, ToWorker, VERSION};
 use pounce_runtime_tokio::listener::Accepted;
 use pounce_runtime_tokio::os::control::{CONTROL_FD, OsOrders, pair};
@@ -175,52 +175,31 @@ async fn reaps_strangers() {
 async fn counts_interrupts() {
     let mut signals = Signals::install().unwrap();
     let mut host = OsWorkerHost::new(|_, _| Command::new("/bin/true")).unwrap();
-    let seen = Arc::new(AtomicUsize::new(0));
-    let over = Arc::new(AtomicBool::new(false));
-    let sender = std::thread::spawn({
-        let (seen, over) = (Arc::clone(&seen), Arc::clone(&over));
-        move || {
-            let mut sent = 0;
-            while !over.load(Ordering::SeqCst) {
+    for round in 0..500_u64 {
+        let barrier = Arc::new(Barrier::new(2));
+        let interrupt = std::thread::spawn({
+            let barrier = Arc::clone(&barrier);
+            move || {
+                barrier.wait();
+                // At another moment of the start of the worker in every round.
+                for _ in 0..round * 100 {
+                    std::hint::spin_loop();
+                }
                 // To everybody in the group, which is this process and its children, as a terminal does.
                 // SAFETY: no memory is involved.
                 assert_eq!(unsafe { libc::kill(0, libc::SIGINT) }, 0);
-                sent += 1;
-                while seen.load(Ordering::SeqCst) < sent {
-                    std::thread::yield_now();
-                }
             }
-            sent
-        }
-    });
-    let mut worker = 0;
-    while worker < 300 {
-        worker += 1;
-        host.spawn(worker, 1, 1).unwrap();
-        let mut exited = false;
-        while !exited {
-            poll_fn(|cx| {
-                while signals.poll_signal(cx).is_ready() {
-                    seen.fetch_add(1, Ordering::SeqCst);
-                }
-                host.poll_event(cx).map(|event| exited = matches!(event, HostEvent::Exited { .. }))
-            })
-            .await;
-        }
+        });
+        barrier.wait();
+        host.spawn(round, 1, 1).unwrap();
+        exit(&mut host).await;
+        // Whatever the worker's process did with the signal, it has done it now.
+        interrupt.join().unwrap();
+        assert_eq!(poll_fn(|cx| signals.poll_signal(cx)).await, Signal::Int);
+        tokio::task::yield_now().await;
+        let again = poll_fn(|cx| Poll::Ready(signals.poll_signal(cx))).await;
+        assert!(again.is_pending(), "round {round}: one interrupt counted as two");
     }
-    over.store(true, Ordering::SeqCst);
-    while !sender.is_finished() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let _ = std::future::poll_fn(|cx| {
-            while signals.poll_signal(cx).is_ready() {
-                seen.fetch_add(1, Ordering::SeqCst);
-            }
-            std::task::Poll::Ready(())
-        })
-        .await;
-    }
-    let sent = sender.join().unwrap();
-    assert_eq!(seen.load(Ordering::SeqCst), sent, "interrupts seen and sent");
     println!("every interrupt was seen once");
 }
 
@@ -488,7 +467,7 @@ fn messages_that_the_socket_does_not_take_are_kept_and_sent_in_order() {
         for active in 0..2000 {
             orders.send(&FromWorker::Draining { active });
         }
-        let full = poll_fn(|cx| std::task::Poll::Ready(orders.poll_flush(cx).is_pending())).await;
+        let full = poll_fn(|cx| Poll::Ready(orders.poll_flush(cx).is_pending())).await;
         assert!(full, "2000 messages fit into the socket");
         let reader = std::thread::spawn(move || {
             rustix::io::ioctl_fionbio(&ours, false).unwrap();

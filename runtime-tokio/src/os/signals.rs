@@ -120,6 +120,12 @@ impl Signals {
     }
 }
 
+impl crate::supervisor::Signals for Signals {
+    fn poll_signal(&mut self, cx: &mut Context<'_>) -> Poll<Signal> {
+        Signals::poll_signal(self, cx)
+    }
+}
+
 impl Drop for Signals {
     fn drop(&mut self) {
         for id in self.handlers.drain(..) {

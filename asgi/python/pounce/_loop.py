@@ -1,0 +1,115 @@
+"""The event loop of a worker: asyncio's own, on a selector that serves requests while it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import signal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+
+class Selector(selectors.BaseSelector):
+    """asyncio's descriptors; waiting for them is done by the extension module, which serves meanwhile."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._keys: dict[int, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
+            raise ValueError(f"Invalid events: {events!r}")
+        fd = _fileno(fileobj)
+        if fd in self._keys:
+            raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+        self._worker.add(fd, events)
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.pop(self._lookup(fileobj), None)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        try:
+            self._worker.remove(key.fd)
+        except OSError:
+            # It was closed before, which took it out.
+            pass
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        fd = self._lookup(fileobj)
+        key = self._keys.get(fd)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        if events != key.events:
+            self._worker.modify(fd, events)
+        key = self._keys[fd] = key._replace(events=events, data=data)
+        return key
+
+    def select(self, timeout: float | None = None) -> Any:
+        return self._worker.select(self._keys, timeout)
+
+    def close(self) -> None:
+        self._keys.clear()
+        self._worker.close()
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        key = self._keys.get(self._lookup(fileobj))
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        return key
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return MappingProxyType(self._keys)
+
+    def _lookup(self, fileobj: Any) -> int:
+        try:
+            return _fileno(fileobj)
+        except ValueError:
+            # Closed already: it is found by identity.
+            for key in self._keys.values():
+                if key.fileobj is fileobj:
+                    return key.fd
+            raise
+
+
+def _fileno(fileobj: Any) -> int:
+    if isinstance(fileobj, int):
+        fd = fileobj
+    else:
+        try:
+            fd = int(fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd
+
+
+def new(worker: Any) -> asyncio.AbstractEventLoop:
+    """A loop on the worker's selector, set as this thread's."""
+    loop = asyncio.SelectorEventLoop(Selector(worker))
+    asyncio.set_event_loop(loop)
+    # So that handlers set by signal.signal() run at once: the C handler writes here, which ends select().
+    signal.set_wakeup_fd(loop._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
+    return loop
+
+
+def close(loop: asyncio.AbstractEventLoop, *, patience: float = 1.0) -> None:
+    """End what still runs, as ``asyncio.run`` does, but not for longer than ``patience`` seconds each."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=patience))
+    for task in tasks:
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            loop.call_exception_handler(
+                {"message": "unhandled exception during shutdown", "exception": task.exception(), "task": task}
+            )
+    for ending in (loop.shutdown_asyncgens(), loop.shutdown_default_executor()):
+        loop.run_until_complete(asyncio.wait({loop.create_task(ending)}, timeout=patience))
+    asyncio.set_event_loop(None)
+    loop.close()

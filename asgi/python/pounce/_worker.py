@@ -1,0 +1,153 @@
+"""A worker process: ``python -m pounce._worker``, started by the ``pounce`` executable."""
+
+import signal
+
+# Before anything else is imported: Ctrl-C goes to the whole process group, and only the supervisor answers it.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any, NoReturn
+
+from . import _extension, _lifespan, _load, _log
+from ._errors import ClientDisconnected
+
+#: The application could not be started.
+EXIT_APPLICATION_FAILED = 3
+
+
+def main() -> NoReturn:
+    try:
+        descriptor = int(os.environ.pop("POUNCE_CONTROL_FD"))
+    except (KeyError, ValueError):
+        sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
+    native = _extension.load().Worker(descriptor)
+    # From here on SIGTERM is a request to the supervisor, also while Python is busy.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.register_at_fork(after_in_child=_in_child)
+    try:
+        code = Worker(native).run()
+    except _load.LoadError as error:
+        _flush()
+        native.start_failed(str(error))
+        code = EXIT_APPLICATION_FAILED
+    except _lifespan.StartupFailed as error:
+        _flush()
+        native.start_failed(f"the application's startup failed: {error}")
+        code = EXIT_APPLICATION_FAILED
+    _flush()
+    native.exit_noticed()
+    sys.exit(code)
+
+
+class Worker:
+    """What a worker does in Python."""
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+        self._settings = json.loads(native.settings)
+        self._exit_code = 0
+        self._leaving = False
+        self._serving = False
+        self._stopping: Any = None
+
+    def run(self) -> int:
+        """Serve until told to leave; the exit code."""
+        from . import _loop
+
+        settings = self._settings
+        loop = self._loop = _loop.new(self._native)
+        app = _load.load(
+            settings["app"], factory=settings.get("factory", False), app_dir=settings.get("app_dir") or "."
+        )
+        debug = settings.get("log_level") in ("debug", "trace")
+        self._lifespan = _lifespan.Lifespan(app, settings.get("lifespan") or "auto", debug=debug)
+        self._native.bind(
+            app,
+            loop,
+            root_path=(settings.get("root_path") or "").rstrip("/"),
+            state=self._lifespan.state,
+            log=_log.line,
+            on_stop=self._on_stop,
+            on_exit=self._on_exit,
+            disconnected=ClientDisconnected,
+        )
+        if self._native.catches_call_soon:
+            self._catch_call_soon()
+        try:
+            self._run_until_told(self._lifespan.startup())
+            if not self._leaving:
+                self._serving = True
+                self._native.serve()
+                loop.run_forever()
+        finally:
+            self._native.exit_noticed()
+            _loop.close(loop)
+        return self._exit_code
+
+    def _run_until_told(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run ``coroutine`` to its end, or to the order to leave."""
+        task = self._loop.create_task(coroutine, name="pounce-startup")
+        task.add_done_callback(lambda _: self._loop.stop())
+        self._loop.run_forever()
+        if task.done():
+            task.result()
+
+    def _catch_call_soon(self) -> None:
+        native = self._native
+
+        def set_debug(enabled: bool) -> None:
+            # In debug mode asyncio checks threads and callbacks in its own `call_soon`.
+            type(self._loop).set_debug(self._loop, enabled)
+            self._loop.call_soon = native.call_soon_debug if enabled else native.call_soon  # type: ignore[method-assign]
+
+        self._loop.set_debug = set_debug  # type: ignore[method-assign]
+        set_debug(self._loop.get_debug())
+
+    def _on_stop(self) -> None:
+        if not self._serving:
+            # Told to stop while it starts: there is nothing to shut down.
+            self._native.host_stopped()
+            return
+        self._stopping = self._loop.create_task(self._stop(), name="pounce-shutdown")
+
+    async def _stop(self) -> None:
+        # Handlers may still be at work after their response.
+        while (idle := self._native.wait_until_idle()) is not None:
+            await idle
+        try:
+            await self._lifespan.shutdown()
+        finally:
+            _flush()
+            self._native.host_stopped()
+
+    def _on_exit(self, code: int) -> None:
+        self._native.exit_noticed()
+        self._exit_code = code
+        self._leaving = True
+        self._loop.stop()
+
+
+def _in_child() -> None:
+    """In a process that the application forked: signals are its own again."""
+    try:
+        signal.set_wakeup_fd(-1)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    except ValueError:
+        # Not the main thread.
+        pass
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+if __name__ == "__main__":
+    main()

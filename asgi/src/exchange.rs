@@ -1,0 +1,685 @@
+//! One request and its response, between hyper's task and the application's.
+//!
+//! Both sides hold an [`Exchange`] and change it under its lock; whoever makes something possible for the other wakes
+//! it: hyper's task by its waker, the application through [`Event`]s. Back-pressure is counted here, both ways.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use pyo3::{Py, PyAny};
+
+use crate::connection::Connection;
+use crate::driver::{Driver, Event, set_waker};
+use crate::runtime::{Ending, RequestBody};
+
+/// Request body bytes that are read ahead of the application, and response bytes that are queued before `send()` waits.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Chunks below this are joined into one frame: the application's message boundaries mean nothing on the wire.
+const JOIN_BYTES: usize = 4096;
+
+/// See the module.
+pub struct Exchange {
+    pub driver: Arc<Driver>,
+    pub connection: Arc<Connection>,
+    pub head_request: bool,
+    /// Where the running task is in the bridge's table, plus one; 0 when it is not there. Only touched by Python.
+    pub slot: AtomicUsize,
+    state: Mutex<State>,
+}
+
+struct State {
+    request: Option<http::request::Parts>,
+
+    received: VecDeque<Bytes>,
+    received_bytes: usize,
+    request_body: RequestBodyState,
+    /// The application was given the last part of the body.
+    request_body_delivered: bool,
+    /// False after `Expect: 100-continue` until the application asks for the body: reading it sends the 100.
+    request_body_wanted: bool,
+    pump: Option<Waker>,
+    receivers: Vec<Py<PyAny>>,
+
+    response: ResponseState,
+    /// Set when hyper may have it; `answered` once it was taken.
+    answer: Option<Answer>,
+    answered: bool,
+    /// The service future, then the response body.
+    hyper: Option<Waker>,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    senders: Vec<Py<PyAny>>,
+    /// Bytes that the application announced and has not sent yet.
+    content_length_left: Option<u64>,
+    /// hyper let go before the response was complete: the client left, or the server gave the request up.
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum RequestBodyState {
+    Open,
+    Complete,
+    Broken,
+}
+
+enum ResponseState {
+    /// The application has not sent a head.
+    Nothing,
+    /// The head waits for the first part of the body.
+    Head(StatusCode, HeaderMap),
+    Streaming,
+    Complete,
+    /// Cut off after the head went out.
+    Aborted,
+}
+
+/// A response for hyper.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// The whole body; `None` when it is streamed.
+    body: Option<Bytes>,
+}
+
+/// What `receive()` gives to the application.
+pub enum Received {
+    Request { body: Bytes, more: bool },
+    Disconnect,
+}
+
+/// Why `send()` refuses a message.
+pub enum SendError {
+    /// The client is gone.
+    Disconnected,
+    /// The application broke the protocol.
+    Protocol(String),
+}
+
+/// How `send()` went.
+pub enum Sent {
+    Done,
+    /// The client is slower than the application: wait until [`Exchange::poll_sendable`].
+    Full,
+}
+
+impl Exchange {
+    /// `body`: what was read of it already. `complete`: nothing more comes.
+    pub fn new(
+        driver: Arc<Driver>,
+        connection: Arc<Connection>,
+        request: http::request::Parts,
+        body: VecDeque<Bytes>,
+        complete: bool,
+    ) -> Arc<Self> {
+        let wanted = !request.headers.contains_key(header::EXPECT);
+        Arc::new(Self {
+            driver,
+            connection,
+            head_request: request.method == Method::HEAD,
+            slot: AtomicUsize::new(0),
+            state: Mutex::new(State {
+                request: Some(request),
+                received_bytes: body.iter().map(Bytes::len).sum(),
+                received: body,
+                request_body: if complete { RequestBodyState::Complete } else { RequestBodyState::Open },
+                request_body_delivered: false,
+                request_body_wanted: wanted,
+                pump: None,
+                receivers: Vec::new(),
+                response: ResponseState::Nothing,
+                answer: None,
+                answered: false,
+                hyper: None,
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                senders: Vec::new(),
+                content_length_left: None,
+                closed: false,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request's head, once.
+    pub fn take_request(&self) -> Option<http::request::Parts> {
+        self.state().request.take()
+    }
+
+    // --- the application's side ---------------------------------------------------------------------------------
+
+    /// The next message for the application, if there is one now.
+    pub fn poll_receive(&self) -> Option<Received> {
+        let mut state = self.state();
+        let received = state.next_received();
+        if matches!(received, Some(Received::Request { more: true, .. })) {
+            // There is room again.
+            let pump = state.pump.take();
+            drop(state);
+            if let Some(pump) = pump {
+                self.driver.wake(pump);
+            }
+        }
+        received
+    }
+
+    /// Registers a future to be woken when [`Exchange::poll_receive`] may have something; false when it has now.
+    pub fn wait_to_receive(&self, future: Py<PyAny>) -> bool {
+        let mut state = self.state();
+        if state.can_receive() {
+            return false;
+        }
+        state.receivers.push(future);
+        if !state.request_body_wanted {
+            state.request_body_wanted = true;
+            let pump = state.pump.take();
+            drop(state);
+            self.wake(pump);
+        }
+        true
+    }
+
+    /// Whether a sender may go on.
+    ///
+    /// # Errors
+    /// [`SendError::Disconnected`] when what it sent will never arrive.
+    pub fn poll_sendable(&self) -> Result<bool, SendError> {
+        let state = self.state();
+        if state.closed { Err(SendError::Disconnected) } else { Ok(state.can_send()) }
+    }
+
+    /// Registers a future to be woken when [`Exchange::poll_sendable`] changes; false when it may go on now.
+    pub fn wait_to_send(&self, future: Py<PyAny>) -> bool {
+        let mut state = self.state();
+        if state.closed || state.can_send() {
+            return false;
+        }
+        state.senders.push(future);
+        true
+    }
+
+    /// Takes a future out that is no longer awaited.
+    pub fn forget(&self, future: &Py<PyAny>) {
+        let mut state = self.state();
+        let State { receivers, senders, .. } = &mut *state;
+        for waiting in [receivers, senders] {
+            if let Some(at) = waiting.iter().position(|other| other.is(future)) {
+                let taken = waiting.swap_remove(at);
+                // Not the last reference: the caller has one.
+                drop(taken);
+            }
+        }
+    }
+
+    /// Whether hyper let go before the response was complete.
+    pub fn closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Takes the response head (`http.response.start`).
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn send_head(
+        &self,
+        status: StatusCode,
+        headers: HeaderMap,
+        content_length: Option<u64>,
+    ) -> Result<(), SendError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(SendError::Disconnected);
+        }
+        match state.response {
+            ResponseState::Nothing => {
+                state.response = ResponseState::Head(status, headers);
+                state.content_length_left = content_length;
+                Ok(())
+            }
+            _ => Err(SendError::Protocol(
+                "'http.response.start' was sent twice; after it the application sends 'http.response.body'".to_owned(),
+            )),
+        }
+    }
+
+    /// Takes a part of the response body (`http.response.body`).
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    pub fn send_body(&self, body: Bytes, more: bool) -> Result<Sent, SendError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.closed {
+            return Err(SendError::Disconnected);
+        }
+        match &state.response {
+            ResponseState::Head(..) | ResponseState::Streaming => {}
+            ResponseState::Nothing => {
+                return Err(SendError::Protocol(
+                    "'http.response.body' was sent before 'http.response.start'".to_owned(),
+                ));
+            }
+            ResponseState::Complete => {
+                return Err(SendError::Protocol(
+                    "'http.response.body' was sent after the response was complete (after a message without \
+                     'more_body': True)"
+                        .to_owned(),
+                ));
+            }
+            ResponseState::Aborted => {
+                return Err(SendError::Protocol("the response was cut off by an earlier error".to_owned()));
+            }
+        }
+        if let Err(message) = state.count(self.head_request, body.len(), more) {
+            if matches!(state.response, ResponseState::Streaming) {
+                state.response = ResponseState::Aborted;
+                let hyper = state.hyper.take();
+                drop(guard);
+                self.wake(hyper);
+            }
+            return Err(SendError::Protocol(message));
+        }
+
+        let was = std::mem::replace(
+            &mut state.response,
+            if more { ResponseState::Streaming } else { ResponseState::Complete },
+        );
+        let streaming = matches!(was, ResponseState::Streaming);
+        if let ResponseState::Head(status, mut headers) = was {
+            if !more && self.head_request && !headers.contains_key(header::CONTENT_LENGTH) && !body_less(status) {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
+            }
+            let whole = if self.head_request {
+                Some(Bytes::new())
+            } else if more {
+                None
+            } else {
+                Some(body.clone())
+            };
+            state.answer = Some(Answer { status, headers, body: whole });
+        }
+        if !self.head_request && (more || streaming) && !body.is_empty() {
+            state.queued_bytes += body.len();
+            state.queue.push_back(body);
+        }
+        let hyper = state.hyper.take();
+        let sent = if state.can_send() { Sent::Done } else { Sent::Full };
+        // A `receive()` that waits gets its `http.disconnect`, and the rest of the request is let go.
+        let (receivers, pump) =
+            if more { (Vec::new(), None) } else { (std::mem::take(&mut state.receivers), state.pump.take()) };
+        drop(guard);
+        self.wake(hyper);
+        self.wake(pump);
+        if !receivers.is_empty() {
+            self.driver.push_all(receivers.into_iter().map(Event::Wake));
+        }
+        Ok(sent)
+    }
+
+    /// The application is done with the request. What it left open is ended so that the client can tell.
+    pub fn finish(&self) -> Finished {
+        let mut state = self.state();
+        if state.closed {
+            return Finished::Closed;
+        }
+        let (finished, answer) = match state.response {
+            ResponseState::Complete => return Finished::Complete,
+            ResponseState::Nothing => (Finished::NoHead, true),
+            ResponseState::Head(..) => (Finished::NoBody, true),
+            ResponseState::Streaming => (Finished::Cut, false),
+            ResponseState::Aborted => return Finished::Cut,
+        };
+        if answer {
+            let mut headers = HeaderMap::with_capacity(1);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            let text = Bytes::from_static(b"Internal Server Error");
+            if self.head_request {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len() as u64));
+            }
+            state.answer = Some(Answer {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                headers,
+                body: Some(if self.head_request { Bytes::new() } else { text }),
+            });
+            state.response = ResponseState::Complete;
+        } else if self.head_request {
+            // Everything that can be seen went out with the head.
+            state.response = ResponseState::Complete;
+        } else {
+            state.response = ResponseState::Aborted;
+        }
+        let hyper = state.hyper.take();
+        let pump = state.pump.take();
+        drop(state);
+        self.wake(hyper);
+        self.wake(pump);
+        finished
+    }
+
+    fn wake(&self, waker: Option<Waker>) {
+        if let Some(waker) = waker {
+            self.driver.wake(waker);
+        }
+    }
+
+    // --- hyper's side ---------------------------------------------------------------------------------------------
+
+    /// The response, when the application has given one.
+    pub fn poll_answer(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<http::Response<ResponseBody>> {
+        let mut state = self.state();
+        let Some(answer) = state.answer.take() else {
+            set_waker(&mut state.hyper, cx);
+            return Poll::Pending;
+        };
+        state.answered = true;
+        let body = match answer.body {
+            Some(body) => ResponseBody::whole(body),
+            // All of it is here by now: its length is known, and it goes out in one write.
+            None if matches!(state.response, ResponseState::Complete) && state.queued_bytes <= BUFFER_BYTES => {
+                let body = state.next_frame_all();
+                ResponseBody::whole(body)
+            }
+            None => ResponseBody::Stream(Stream(Arc::clone(self))),
+        };
+        drop(state);
+        let mut response = http::Response::new(body);
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        Poll::Ready(response)
+    }
+
+    /// hyper lets go of the request. Nothing happens if the response was complete.
+    fn close(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.closed || (state.answered && matches!(state.response, ResponseState::Complete) && state.queue.is_empty())
+        {
+            return;
+        }
+        state.closed = true;
+        state.queue.clear();
+        state.queued_bytes = 0;
+        let pump = state.pump.take();
+        let waiting: Vec<_> = {
+            let State { receivers, senders, .. } = &mut *state;
+            receivers.drain(..).chain(senders.drain(..)).collect()
+        };
+        drop(state);
+        self.wake(pump);
+        let given_up = matches!(self.connection.info.ending(), Some(Ending::RequestTimeout | Ending::Forced));
+        let cancel = given_up.then(|| Event::Cancel(Arc::clone(self)));
+        if !waiting.is_empty() || cancel.is_some() {
+            self.driver.push_all(waiting.into_iter().map(Event::Wake).chain(cancel));
+        }
+    }
+
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Aborted>>> {
+        let mut state = self.state();
+        if state.queue.is_empty() {
+            return match state.response {
+                ResponseState::Complete => Poll::Ready(None),
+                ResponseState::Aborted => Poll::Ready(Some(Err(Aborted))),
+                _ => {
+                    set_waker(&mut state.hyper, cx);
+                    Poll::Pending
+                }
+            };
+        }
+        let frame = state.next_frame();
+        let senders = if state.can_send() { std::mem::take(&mut state.senders) } else { Vec::new() };
+        drop(state);
+        if !senders.is_empty() {
+            self.driver.push_all(senders.into_iter().map(Event::Wake));
+        }
+        Poll::Ready(Some(Ok(http_body::Frame::data(frame))))
+    }
+
+    fn push_received(&self, part: Option<Bytes>, now: RequestBodyState) {
+        let mut state = self.state();
+        if let Some(part) = part {
+            state.received_bytes += part.len();
+            state.received.push_back(part);
+        }
+        state.request_body = now;
+        let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
+        drop(state);
+        if !receivers.is_empty() {
+            self.driver.push_all(receivers.into_iter().map(Event::Wake));
+        }
+    }
+
+    /// Reads the request body ahead of the application, at most [`BUFFER_BYTES`]; ends when nobody wants it any more.
+    pub async fn pump(self: Arc<Self>, mut body: RequestBody) {
+        std::future::poll_fn(move |cx| {
+            loop {
+                {
+                    let mut state = self.state();
+                    if state.closed || matches!(state.response, ResponseState::Complete | ResponseState::Aborted) {
+                        return Poll::Ready(());
+                    }
+                    set_waker(&mut state.pump, cx);
+                    if state.received_bytes >= BUFFER_BYTES || !state.request_body_wanted {
+                        return Poll::Pending;
+                    }
+                }
+                match std::task::ready!(Pin::new(&mut body).poll_frame(cx)) {
+                    Some(Ok(frame)) => {
+                        // Trailers of a request have no place in ASGI.
+                        if let Ok(data) = frame.into_data() {
+                            let now =
+                                if body.is_end_stream() { RequestBodyState::Complete } else { RequestBodyState::Open };
+                            self.push_received(Some(data), now);
+                            if now == RequestBodyState::Complete {
+                                return Poll::Ready(());
+                            }
+                        }
+                    }
+                    None => {
+                        self.push_received(None, RequestBodyState::Complete);
+                        return Poll::Ready(());
+                    }
+                    Some(Err(_)) => {
+                        self.push_received(None, RequestBodyState::Broken);
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Forgets the place in the bridge's table and returns it.
+    pub fn take_slot(&self) -> Option<usize> {
+        self.slot.swap(0, Ordering::Relaxed).checked_sub(1)
+    }
+}
+
+/// How a request ended, from the application's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    Complete,
+    /// The client left or the server gave up before.
+    Closed,
+    NoHead,
+    NoBody,
+    /// The head is out, the body is not whole.
+    Cut,
+}
+
+impl State {
+    fn can_receive(&self) -> bool {
+        self.closed
+            || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
+            || (!self.request_body_delivered
+                && (!self.received.is_empty() || self.request_body != RequestBodyState::Open))
+    }
+
+    fn next_received(&mut self) -> Option<Received> {
+        if !self.can_receive() {
+            return None;
+        }
+        if self.request_body_delivered
+            || self.closed
+            || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
+            || (self.received.is_empty() && self.request_body == RequestBodyState::Broken)
+        {
+            return Some(Received::Disconnect);
+        }
+        let body = join_all(&mut self.received);
+        self.received_bytes = 0;
+        let more = self.request_body != RequestBodyState::Complete;
+        self.request_body_delivered = !more;
+        Some(Received::Request { body, more })
+    }
+
+    fn can_send(&self) -> bool {
+        self.queued_bytes < BUFFER_BYTES || matches!(self.response, ResponseState::Aborted)
+    }
+
+    /// Checks a part of the body against the announced length.
+    fn count(&mut self, head_request: bool, bytes: usize, more: bool) -> Result<(), String> {
+        if let ResponseState::Head(status, _) = &self.response
+            && body_less(*status)
+            && bytes > 0
+        {
+            return Err(format!("a {} response has no body, but the application sent {bytes} bytes", status.as_u16()));
+        }
+        let without_body =
+            head_request || matches!(&self.response, ResponseState::Head(status, _) if body_less(*status));
+        let (Some(left), false) = (self.content_length_left, without_body) else { return Ok(()) };
+        let Some(left) = left.checked_sub(bytes as u64) else {
+            return Err(format!(
+                "the response body is longer than its content-length: {} bytes too many",
+                bytes as u64 - left
+            ));
+        };
+        if !more && left > 0 {
+            return Err(format!("the response body is shorter than its content-length: {left} bytes are missing"));
+        }
+        self.content_length_left = Some(left);
+        Ok(())
+    }
+
+    fn next_frame_all(&mut self) -> Bytes {
+        self.queued_bytes = 0;
+        join_all(&mut self.queue)
+    }
+
+    fn next_frame(&mut self) -> Bytes {
+        let Some(first) = self.queue.pop_front() else { return Bytes::new() };
+        let mut frame = first;
+        if frame.len() < JOIN_BYTES && self.queue.front().is_some_and(|next| next.len() < JOIN_BYTES) {
+            let mut joined = BytesMut::with_capacity(self.queued_bytes.min(BUFFER_BYTES + JOIN_BYTES));
+            joined.extend_from_slice(&frame);
+            while let Some(next) = self.queue.pop_front_if(|next| next.len() < JOIN_BYTES) {
+                joined.extend_from_slice(&next);
+            }
+            frame = joined.freeze();
+        }
+        self.queued_bytes -= frame.len();
+        frame
+    }
+}
+
+fn join_all(parts: &mut VecDeque<Bytes>) -> Bytes {
+    match parts.len() {
+        0 => Bytes::new(),
+        1 => parts.pop_front().unwrap_or_default(),
+        _ => {
+            let mut joined = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+            for part in parts.drain(..) {
+                joined.extend_from_slice(&part);
+            }
+            joined.freeze()
+        }
+    }
+}
+
+/// RFC 9110 §6.4.1: responses that never have a body.
+pub fn body_less(status: StatusCode) -> bool {
+    status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// Drops as the service future's hold on an exchange.
+pub struct Held(pub Arc<Exchange>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // After the response head the body decides.
+        let answered = self.0.state().answered;
+        if !answered {
+            self.0.close();
+        }
+    }
+}
+
+/// The response body, for hyper.
+pub enum ResponseBody {
+    Whole(Option<Bytes>),
+    Stream(Stream),
+}
+
+impl ResponseBody {
+    fn whole(body: Bytes) -> Self {
+        Self::Whole(if body.is_empty() { None } else { Some(body) })
+    }
+}
+
+/// A body that the application is still sending.
+pub struct Stream(Arc<Exchange>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Aborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Aborted>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Poll::Ready(body.take().map(|body| Ok(http_body::Frame::data(body)))),
+            Self::Stream(Stream(exchange)) => exchange.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_none(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Whole(body) => http_body::SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Stream(_) => http_body::SizeHint::default(),
+        }
+    }
+}
+
+/// The application stopped in the middle of a body; the connection is cut so that the client can tell.
+#[derive(Debug)]
+pub struct Aborted;
+
+impl std::fmt::Display for Aborted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the application did not finish the response body")
+    }
+}
+
+impl std::error::Error for Aborted {}

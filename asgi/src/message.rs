@@ -1,0 +1,199 @@
+//! What the application gives to `send()`: checked here, so that nothing wrong reaches the wire.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyInt, PyList, PyMemoryView, PyString, PyTuple};
+
+use crate::exchange::body_less;
+
+/// Bodies below this are copied; larger ones stay in Python's memory until they are written.
+const COPY_BYTES: usize = 4096;
+
+/// A message of the application.
+pub enum Message {
+    Head { status: StatusCode, headers: HeaderMap, content_length: Option<u64> },
+    Body { body: Bytes, more: bool },
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// `TypeError`, `ValueError` or `RuntimeError`, for the application, with what is wrong and what is expected.
+pub fn parse(message: &Bound<'_, PyAny>) -> PyResult<Message> {
+    let py = message.py();
+    let message = message.cast::<PyDict>().map_err(|_| {
+        PyTypeError::new_err(format!("send() takes a dict with the key 'type', not {}", type_name(message)))
+    })?;
+    let kind = message
+        .get_item(intern!(py, "type"))?
+        .ok_or_else(|| PyValueError::new_err("the message for send() has no 'type'"))?;
+    let kind = kind.cast::<PyString>().map_err(|_| {
+        PyTypeError::new_err(format!("the 'type' of a message is a str, not {}", type_name(&kind)))
+    })?;
+    match kind.to_str()? {
+        "http.response.body" => body(py, message),
+        "http.response.start" => head(py, message),
+        other => Err(PyRuntimeError::new_err(format!(
+            "unexpected ASGI message {other:?}: for HTTP it is 'http.response.start' or 'http.response.body'"
+        ))),
+    }
+}
+
+fn body(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
+    let body = match message.get_item(intern!(py, "body"))? {
+        None => Bytes::new(),
+        Some(body) => match body.cast::<PyBytes>() {
+            Ok(body) => bytes(body),
+            Err(_) if body.is_instance_of::<PyByteArray>() || body.is_instance_of::<PyMemoryView>() => {
+                // A copy: the application may change it while it is being written.
+                bytes(py.get_type::<PyBytes>().call1((body,))?.cast::<PyBytes>()?)
+            }
+            Err(_) => {
+                return Err(PyTypeError::new_err(format!(
+                    "the 'body' of 'http.response.body' is bytes, not {}",
+                    type_name(&body)
+                )));
+            }
+        },
+    };
+    let more = match message.get_item(intern!(py, "more_body"))? {
+        None => false,
+        Some(more) => more.is_truthy()?,
+    };
+    Ok(Message::Body { body, more })
+}
+
+fn bytes(body: &Bound<'_, PyBytes>) -> Bytes {
+    if body.as_bytes().len() < COPY_BYTES {
+        Bytes::copy_from_slice(body.as_bytes())
+    } else {
+        Bytes::from_owner(PyBackedBytes::from(body.clone()))
+    }
+}
+
+fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
+    let status = message
+        .get_item(intern!(py, "status"))?
+        .ok_or_else(|| PyValueError::new_err("'http.response.start' has no 'status'"))?;
+    if !status.is_instance_of::<PyInt>() {
+        return Err(PyTypeError::new_err(format!(
+            "the 'status' of 'http.response.start' is an int, not {}",
+            type_name(&status)
+        )));
+    }
+    let status = status
+        .extract::<u16>()
+        .ok()
+        .filter(|status| (200..=999).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or_else(|| {
+            PyValueError::new_err(format!("the 'status' of a response is between 200 and 999, not {status}"))
+        })?;
+    let mut headers = HeaderMap::new();
+    let mut content_length = None;
+    if let Some(pairs) = message.get_item(intern!(py, "headers"))? {
+        if let Ok(pairs) = pairs.cast::<PyList>() {
+            headers.reserve(pairs.len());
+            for pair in pairs.iter() {
+                add_header(&mut headers, &mut content_length, &pair)?;
+            }
+        } else {
+            let pairs = pairs.try_iter().map_err(|_| {
+                PyTypeError::new_err(format!(
+                    "the 'headers' of 'http.response.start' are a list of (name, value) pairs, not {}",
+                    type_name(&pairs)
+                ))
+            })?;
+            for pair in pairs {
+                add_header(&mut headers, &mut content_length, &pair?)?;
+            }
+        }
+    }
+    if status == StatusCode::NO_CONTENT {
+        // RFC 9110 §8.6: it must not have one.
+        headers.remove(header::CONTENT_LENGTH);
+        content_length = None;
+    }
+    if body_less(status) {
+        content_length = None;
+    }
+    Ok(Message::Head { status, headers, content_length })
+}
+
+fn add_header(headers: &mut HeaderMap, content_length: &mut Option<u64>, pair: &Bound<'_, PyAny>) -> PyResult<()> {
+    let (name, value) = name_and_value(pair)?;
+    let (name, value) = (part("name", &name)?.clone(), part("value", &value)?.clone());
+    let (name, value) = (name.as_bytes(), value.as_bytes());
+    let known = HeaderName::from_bytes(name).map_err(|_| {
+        PyValueError::new_err(format!(
+            "invalid response header name {}: letters, digits and !#$%&'*+-.^_`|~ are allowed",
+            printed(name)
+        ))
+    })?;
+    let checked = HeaderValue::from_bytes(value).map_err(|_| {
+        PyValueError::new_err(format!(
+            "invalid value {} of the response header {known}: line breaks and control characters are not allowed",
+            printed(value)
+        ))
+    })?;
+    if known == header::TRANSFER_ENCODING {
+        // The server frames the body; the specification has applications' own ignored.
+        return Ok(());
+    }
+    if known == header::CONTENT_LENGTH {
+        let length = std::str::from_utf8(value)
+            .ok()
+            .map(str::trim)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| PyValueError::new_err(format!("invalid content-length {}: digits only", printed(value))))?;
+        match *content_length {
+            Some(other) if other != length => {
+                return Err(PyValueError::new_err(format!("two different content-lengths: {other} and {length}")));
+            }
+            Some(_) => return Ok(()),
+            None => *content_length = Some(length),
+        }
+    }
+    headers.append(known, checked);
+    Ok(())
+}
+
+fn name_and_value<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    if let Ok(pair) = pair.cast::<PyTuple>() {
+        if pair.len() == 2 {
+            return Ok((pair.get_item(0)?, pair.get_item(1)?));
+        }
+    } else if let Ok(pair) = pair.cast::<PyList>()
+        && pair.len() == 2
+    {
+        return Ok((pair.get_item(0)?, pair.get_item(1)?));
+    }
+    Err(PyTypeError::new_err(format!("a response header is a pair (name, value) of bytes, not {}", shown(pair))))
+}
+
+fn part<'a, 'py>(what: &str, part: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
+    part.cast::<PyBytes>().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "the {what} of a response header is bytes, not {}: {}",
+            type_name(part),
+            shown(part)
+        ))
+    })
+}
+
+fn printed(bytes: &[u8]) -> String {
+    format!("b\"{}\"", bytes[..bytes.len().min(200)].escape_ascii())
+}
+
+fn shown(object: &Bound<'_, PyAny>) -> String {
+    object.repr().map_or_else(|_| type_name(object), |repr| repr.to_string().chars().take(200).collect())
+}
+
+fn type_name(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "an unknown type".to_owned(), |name| name.to_string())
+}

@@ -1,0 +1,439 @@
+//! A request as Python sees it: the coroutine that its task runs, and what `receive` and `send` return.
+
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{Method, Uri};
+use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::{ffi, pyclass};
+
+use crate::bridge::Bridge;
+use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
+use crate::message::{self, Message};
+
+/// Wraps the application's coroutine, so that its end is seen without a done-callback (which costs a turn of the loop);
+/// the methods `receive` and `respond` are the application's `receive` and `send`.
+#[pyclass(frozen, module = "pounce._pounce", weakref)]
+pub struct Request {
+    exchange: Arc<Exchange>,
+    bridge: Arc<Bridge>,
+    method: Method,
+    uri: Uri,
+    coroutine: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Request {
+    pub fn new(exchange: Arc<Exchange>, bridge: Arc<Bridge>, method: Method, uri: Uri) -> Self {
+        Self { exchange, bridge, method, uri, coroutine: Mutex::new(None) }
+    }
+
+    /// Sets what the application's call returned.
+    pub fn set_coroutine(&self, coroutine: Py<PyAny>) {
+        *self.coroutine.lock().unwrap_or_else(PoisonError::into_inner) = Some(coroutine);
+    }
+
+    fn coroutine(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.clone_ref(py))
+    }
+
+    /// Whether the application's coroutine has ended.
+    pub fn finished(&self) -> bool {
+        self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.coroutine(py).ok_or_else(|| PyRuntimeError::new_err("cannot reuse already awaited coroutine"))
+    }
+
+    /// Runs the coroutine to its next suspension: what it awaits, or `None` at its end.
+    fn step(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let coroutine = self.running(py)?;
+        let mut result = ptr::null_mut();
+        // SAFETY: attached; `coroutine` is a coroutine or an iterator (checked when it was set) and owned here.
+        let sent = unsafe { ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result) };
+        match sent {
+            ffi::PySendResult::PYGEN_NEXT => {
+                // SAFETY: PyIter_Send returned a new reference.
+                Ok(Some(unsafe { Bound::from_owned_ptr(py, result) }.unbind()))
+            }
+            ffi::PySendResult::PYGEN_RETURN => {
+                // SAFETY: as above.
+                drop(unsafe { Bound::from_owned_ptr(py, result) });
+                self.end(py, None)?;
+                Ok(None)
+            }
+            ffi::PySendResult::PYGEN_ERROR => {
+                self.end(py, Some(PyErr::fetch(py)))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a method of the coroutine did: it awaits something (`Ok`), has ended (`StopIteration`) or failed.
+    fn stepped(&self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        let error = match result {
+            Ok(awaited) => return Ok(awaited),
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => None,
+            Err(error) => Some(error),
+        };
+        self.end(py, error)?;
+        Err(PyStopIteration::new_err(py.None()))
+    }
+
+    /// The application's coroutine ended, with `error` if it raised. Cancellation goes on to the task; everything else
+    /// is answered and logged here.
+    pub fn end(&self, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
+        let coroutine = self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(slot) = self.exchange.take_slot() {
+            self.bridge.remove_task(slot);
+        }
+        let finished = self.exchange.finish();
+        drop(coroutine);
+        let ended = match error {
+            None => {
+                match finished {
+                    Finished::Complete | Finished::Closed => {}
+                    Finished::NoHead => self.log(py, "the application returned without sending a response", None),
+                    Finished::NoBody => {
+                        self.log(py, "the application returned without sending a response body", None);
+                    }
+                    Finished::Cut => {
+                        self.log(py, "the application returned without finishing the response body", None);
+                    }
+                }
+                Ok(())
+            }
+            Some(error) if self.bridge.is_cancelled_error(py, &error) => {
+                if !matches!(finished, Finished::Complete | Finished::Closed) {
+                    self.log(py, "the application's handler was cancelled", None);
+                }
+                Err(error)
+            }
+            Some(error) if error.is_instance_of::<PyGeneratorExit>(py) => Err(error),
+            Some(error) => {
+                if finished != Finished::Closed || !self.bridge.is_disconnect(py, &error) {
+                    self.log(py, "exception in the application", Some(error.into_value(py).bind(py)));
+                }
+                Ok(())
+            }
+        };
+        self.bridge.request_ended();
+        ended
+    }
+
+    fn log(&self, py: Python<'_>, what: &str, error: Option<&Bound<'_, PyBaseException>>) {
+        let path = self.uri.path();
+        self.bridge.log(py, &format!("{} {path}: {what}", self.method), error);
+    }
+}
+
+#[pymethods]
+impl Request {
+    /// `receive()`: the next message from the client.
+    fn receive(slf: Bound<'_, Self>) -> Waiter {
+        Waiter { request: slf.unbind(), kind: Kind::Receive, waiting: Mutex::new(None) }
+    }
+
+    /// `send(message)`: a message to the client.
+    fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        let sent = match message::parse(message)? {
+            Message::Body { body, more } => this.exchange.send_body(body, more),
+            Message::Head { status, headers, content_length } => {
+                this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
+            }
+        };
+        match sent {
+            Ok(Sent::Done) => Ok(this.bridge.done(py)),
+            Ok(Sent::Full) => {
+                let waiter =
+                    Waiter { request: slf.clone().unbind(), kind: Kind::Send, waiting: Mutex::new(None) };
+                Ok(Bound::new(py, waiter)?.into_any())
+            }
+            Err(error) => Err(this.send_error(py, error)),
+        }
+    }
+
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        self.step(py)
+    }
+
+    fn send(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        if value.is_none() {
+            return self.step(py)?.ok_or_else(|| PyStopIteration::new_err(py.None()));
+        }
+        let result = self.running(py)?.call_method1(py, intern!(py, "send"), (value,));
+        self.stepped(py, result)
+    }
+
+    #[pyo3(signature = (*exception))]
+    fn throw(&self, py: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+        let result = self.running(py)?.call_method1(py, intern!(py, "throw"), exception);
+        self.stepped(py, result)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(coroutine) = self.coroutine(py) else { return Ok(()) };
+        let closed = if coroutine.bind(py).hasattr(intern!(py, "close"))? {
+            coroutine.call_method0(py, intern!(py, "close")).map(drop)
+        } else {
+            Ok(())
+        };
+        self.end(py, closed.err())
+    }
+
+    #[getter]
+    fn cr_frame(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_frame")
+    }
+
+    #[getter]
+    fn cr_await(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_await")
+    }
+
+    #[getter]
+    fn cr_code(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_code")
+    }
+
+    #[getter]
+    fn cr_running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_running")
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<pounce request {} {}>", self.method, self.uri.path())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Locked only for moments and never across Python code, in which a collection could begin.
+        if let Ok(coroutine) = self.coroutine.try_lock() {
+            visit.call(&*coroutine)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let coroutine = self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if coroutine.is_some() {
+            // Nobody can resume it any more: end the response so that the client can tell.
+            self.exchange.finish();
+        }
+    }
+}
+
+impl Request {
+    fn of_coroutine(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+        match self.coroutine(py) {
+            Some(coroutine) => coroutine.getattr(py, name),
+            None => Ok(py.None()),
+        }
+    }
+
+    fn send_error(&self, py: Python<'_>, error: SendError) -> PyErr {
+        match error {
+            SendError::Protocol(message) => PyRuntimeError::new_err(message),
+            SendError::Disconnected => self.bridge.disconnected(py),
+        }
+    }
+}
+
+/// An awaitable that is done.
+#[pyclass(frozen, module = "pounce._pounce")]
+pub struct Done;
+
+#[pymethods]
+impl Done {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyStopIteration::new_err(py.None()))
+    }
+
+    #[pyo3(signature = (kind, value = None, _traceback = None))]
+    fn throw(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        Err(thrown(kind, value))
+    }
+
+    fn close(&self) {}
+}
+
+/// The arguments of `throw()` as an error.
+fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyErr {
+    match value {
+        Some(value) if value.is_instance_of::<PyBaseException>() => PyErr::from_value(value.clone()),
+        _ => PyErr::from_value(kind.clone()),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Receive,
+    Send,
+}
+
+/// What `receive()` returns, and `send()` when the client is slower than the application: a coroutine that waits on an
+/// asyncio future only if it has to.
+#[pyclass(frozen, module = "pounce._pounce")]
+pub struct Waiter {
+    request: Py<Request>,
+    kind: Kind,
+    /// The future and its iterator, while it waits.
+    waiting: Mutex<Option<(Py<PyAny>, Py<PyAny>)>>,
+}
+
+impl Waiter {
+    /// The result, if it is there. Raising is part of it.
+    fn poll(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let request = self.request.get();
+        match self.kind {
+            Kind::Send => match request.exchange.poll_sendable() {
+                Ok(true) => Ok(Some(py.None())),
+                Ok(false) => Ok(None),
+                Err(error) => Err(request.send_error(py, error)),
+            },
+            Kind::Receive => {
+                let Some(received) = request.exchange.poll_receive() else { return Ok(None) };
+                let message = PyDict::new(py);
+                match received {
+                    Received::Disconnect => {
+                        message.set_item(intern!(py, "type"), intern!(py, "http.disconnect"))?;
+                    }
+                    Received::Request { body, more } => {
+                        message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
+                        message.set_item(intern!(py, "body"), PyBytes::new(py, &body))?;
+                        message.set_item(intern!(py, "more_body"), more)?;
+                    }
+                }
+                Ok(Some(message.into_any().unbind()))
+            }
+        }
+    }
+
+    /// `Ok(Ok(awaited))` or `Ok(Err(result))`.
+    fn step(&self, py: Python<'_>) -> PyResult<Result<Py<PyAny>, Py<PyAny>>> {
+        let request = self.request.get();
+        loop {
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((future, iterator)) = waiting {
+                let mut result = ptr::null_mut();
+                // SAFETY: attached; the iterator of a future, owned here.
+                match unsafe { ffi::PyIter_Send(iterator.as_ptr(), ffi::Py_None(), &raw mut result) } {
+                    ffi::PySendResult::PYGEN_NEXT => {
+                        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some((future, iterator));
+                        // SAFETY: PyIter_Send returned a new reference.
+                        return Ok(Ok(unsafe { Bound::from_owned_ptr(py, result) }.unbind()));
+                    }
+                    // SAFETY: as above.
+                    ffi::PySendResult::PYGEN_RETURN => drop(unsafe { Bound::from_owned_ptr(py, result) }),
+                    ffi::PySendResult::PYGEN_ERROR => {
+                        request.exchange.forget(&future);
+                        return Err(PyErr::fetch(py));
+                    }
+                }
+            }
+            if let Some(result) = self.poll(py)? {
+                return Ok(Err(result));
+            }
+            let future = request.bridge.new_future(py)?;
+            let waits = match self.kind {
+                Kind::Receive => request.exchange.wait_to_receive(future.clone_ref(py)),
+                Kind::Send => request.exchange.wait_to_send(future.clone_ref(py)),
+            };
+            // False: it came between the look and the registration.
+            if waits {
+                let iterator = future.call_method0(py, intern!(py, "__await__"))?;
+                *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some((future, iterator));
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl Waiter {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self.step(py)? {
+            Ok(awaited) => Ok(Some(awaited)),
+            Err(result) if self.kind == Kind::Send => {
+                drop(result);
+                Ok(None)
+            }
+            Err(result) => Err(PyStopIteration::new_err(result)),
+        }
+    }
+
+    fn send(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        self.step(py)?.map_err(PyStopIteration::new_err)
+    }
+
+    #[pyo3(signature = (kind, value = None, _traceback = None))]
+    fn throw(
+        &self,
+        py: Python<'_>,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.close(py);
+        Err(thrown(kind, value))
+    }
+
+    fn close(&self, _py: Python<'_>) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((future, _)) = waiting {
+            self.request.get().exchange.forget(&future);
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.request)?;
+        if let Ok(waiting) = self.waiting.try_lock()
+            && let Some((future, iterator)) = &*waiting
+        {
+            visit.call(future)?;
+            visit.call(iterator)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

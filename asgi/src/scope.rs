@@ -1,0 +1,191 @@
+//! The ASGI connection scope.
+//!
+//! Most of it is the same for every request of a connection, and often the headers are too; so each connection keeps a
+//! template, its last request target and its last header pairs, and a request makes only what differs.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Version};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+
+use crate::connection::Connection;
+use crate::runtime::PeerAddr;
+
+/// Header names that are kept as Python objects, per worker; clients can send any number of different ones.
+const NAMES: usize = 512;
+
+/// What the scopes of a worker have in common.
+pub struct Scopes {
+    root_path: String,
+    state: Py<PyDict>,
+    names: Mutex<HashMap<HeaderName, Py<PyBytes>>>,
+}
+
+/// What the scopes of a connection have in common.
+pub struct Cache {
+    template: Py<PyDict>,
+    target: Option<(PathAndQuery, Py<PyString>, Py<PyBytes>, Py<PyBytes>)>,
+    headers: Vec<(HeaderName, HeaderValue, Py<PyTuple>)>,
+}
+
+impl Scopes {
+    /// `state`: the lifespan state, copied for every request.
+    pub fn new(root_path: String, state: Py<PyDict>) -> Self {
+        Self { root_path, state, names: Mutex::default() }
+    }
+
+    /// The scope of a request.
+    ///
+    /// # Errors
+    /// When Python is out of memory.
+    pub fn build<'py>(
+        &self,
+        py: Python<'py>,
+        connection: &Connection,
+        request: &http::request::Parts,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mut cache = connection.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = match &mut *cache {
+            Some(cache) => cache,
+            empty => empty.insert(self.cache(py, connection)?),
+        };
+        let scope = cache.template.bind(py).copy()?;
+        if request.version != Version::HTTP_11 {
+            let version = match request.version {
+                Version::HTTP_09 | Version::HTTP_10 => intern!(py, "1.0"),
+                _ => intern!(py, "2"),
+            };
+            scope.set_item(intern!(py, "http_version"), version)?;
+        }
+        if request.method != Method::GET {
+            scope.set_item(intern!(py, "method"), method(py, &request.method))?;
+        }
+
+        let asterisk = const { PathAndQuery::from_static("/") };
+        let target = request.uri.path_and_query().unwrap_or(&asterisk);
+        if cache.target.as_ref().is_none_or(|(last, ..)| last.as_str() != target.as_str()) {
+            let decoded = percent_decoded(target.path());
+            let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
+            let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
+            let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
+            cache.target = Some((target.clone(), path.unbind(), raw_path.unbind(), query.unbind()));
+        }
+        if let Some((_, path, raw_path, query)) = &cache.target {
+            scope.set_item(intern!(py, "path"), path)?;
+            scope.set_item(intern!(py, "raw_path"), raw_path)?;
+            scope.set_item(intern!(py, "query_string"), query)?;
+        }
+
+        let headers = PyList::empty(py);
+        for (at, (name, value)) in request.headers.iter().enumerate() {
+            if let Some((last_name, last_value, pair)) = cache.headers.get(at)
+                && last_name == name
+                && last_value.as_bytes() == value.as_bytes()
+            {
+                headers.append(pair)?;
+                continue;
+            }
+            let pair = PyTuple::new(
+                py,
+                [self.header_name(py, name).into_any(), PyBytes::new(py, value.as_bytes()).into_any()],
+            )?;
+            headers.append(&pair)?;
+            let entry = (name.clone(), value.clone(), pair.unbind());
+            match cache.headers.get_mut(at) {
+                Some(last) => *last = entry,
+                None => cache.headers.push(entry),
+            }
+        }
+        scope.set_item(intern!(py, "headers"), headers)?;
+        scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
+        scope.set_item(intern!(py, "extensions"), PyDict::new(py))?;
+        Ok(scope)
+    }
+
+    fn cache(&self, py: Python<'_>, connection: &Connection) -> PyResult<Cache> {
+        let asgi = PyDict::new(py);
+        asgi.set_item(intern!(py, "version"), "3.0")?;
+        asgi.set_item(intern!(py, "spec_version"), "2.4")?;
+        let template = PyDict::new(py);
+        template.set_item(intern!(py, "type"), intern!(py, "http"))?;
+        template.set_item(intern!(py, "asgi"), asgi)?;
+        template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
+        template.set_item(intern!(py, "server"), address(py, connection.info.local())?)?;
+        let client = match connection.info.peer() {
+            PeerAddr::Unix(_) => py.None().into_bound(py),
+            tcp => address(py, tcp)?,
+        };
+        template.set_item(intern!(py, "client"), client)?;
+        template.set_item(intern!(py, "scheme"), intern!(py, "http"))?;
+        template.set_item(intern!(py, "method"), intern!(py, "GET"))?;
+        template.set_item(intern!(py, "root_path"), &self.root_path)?;
+        for key in ["path", "raw_path", "query_string", "headers", "state", "extensions"] {
+            template.set_item(PyString::intern(py, key), py.None())?;
+        }
+        Ok(Cache { template: template.unbind(), target: None, headers: Vec::new() })
+    }
+
+    fn header_name<'py>(&self, py: Python<'py>, name: &HeaderName) -> Bound<'py, PyBytes> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = names.get(name) {
+            return bytes.bind(py).clone();
+        }
+        let bytes = PyBytes::new(py, name.as_str().as_bytes());
+        if names.len() < NAMES {
+            names.insert(name.clone(), bytes.clone().unbind());
+        }
+        bytes
+    }
+}
+
+fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
+    match *method {
+        Method::POST => intern!(py, "POST").clone(),
+        Method::PUT => intern!(py, "PUT").clone(),
+        Method::HEAD => intern!(py, "HEAD").clone(),
+        Method::PATCH => intern!(py, "PATCH").clone(),
+        Method::DELETE => intern!(py, "DELETE").clone(),
+        Method::OPTIONS => intern!(py, "OPTIONS").clone(),
+        // "Unicode string HTTP method name, uppercased."
+        _ => PyString::new(py, &method.as_str().to_ascii_uppercase()),
+    }
+}
+
+fn address<'py>(py: Python<'py>, address: &PeerAddr) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match address {
+        PeerAddr::Tcp(address) => {
+            (address.ip().to_canonical().to_string(), address.port()).into_pyobject(py)?.into_any()
+        }
+        PeerAddr::Unix(Some(path)) => (path.to_string_lossy(), py.None()).into_pyobject(py)?.into_any(),
+        PeerAddr::Unix(None) => py.None().into_bound(py),
+    })
+}
+
+/// `path` with its percent escapes replaced; bytes that are not UTF-8 become U+FFFD, as `urllib.parse.unquote` has it.
+fn percent_decoded(path: &str) -> Cow<'_, str> {
+    let bytes = path.as_bytes();
+    if !bytes.contains(&b'%') {
+        return Cow::Borrowed(path);
+    }
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}

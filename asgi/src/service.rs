@@ -1,0 +1,155 @@
+//! The application as a hyper service: one [`Asgi`] per worker, one [`AsgiService`] per connection.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header;
+use http_body::Body as _;
+
+use crate::connection::Connection;
+use crate::driver::{Driver, Event};
+use crate::exchange::{BUFFER_BYTES, Exchange, Held, ResponseBody};
+use crate::runtime::{App, ConnectionInfo, RequestBody};
+
+/// The application.
+pub struct Asgi {
+    pub driver: Arc<Driver>,
+}
+
+impl App for Asgi {
+    type Body = ResponseBody;
+    type Service = AsgiService;
+
+    fn serve_connection(&self, connection: ConnectionInfo) -> AsgiService {
+        AsgiService { driver: Arc::clone(&self.driver), connection: Arc::new(Connection::new(connection)) }
+    }
+}
+
+/// The application for the requests of one connection.
+pub struct AsgiService {
+    driver: Arc<Driver>,
+    connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<http::Request<RequestBody>> for AsgiService {
+    type Response = http::Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Respond;
+
+    fn call(&self, request: http::Request<RequestBody>) -> Respond {
+        let (request, body) = request.into_parts();
+        if body.is_end_stream() {
+            return Respond(start(&self.driver, &self.connection, request, VecDeque::new(), None));
+        }
+        Respond(Stage::Reading(Some(Box::new(Reading {
+            driver: Arc::clone(&self.driver),
+            connection: Arc::clone(&self.connection),
+            request,
+            body,
+            parts: VecDeque::new(),
+        }))))
+    }
+}
+
+/// Hands the request to Python and waits for the response.
+pub struct Respond(Stage);
+
+enum Stage {
+    Reading(Option<Box<Reading>>),
+    Waiting(Held),
+}
+
+/// A small body is read before the application is started, so that its `receive()` need not wait.
+struct Reading {
+    driver: Arc<Driver>,
+    connection: Arc<Connection>,
+    request: http::request::Parts,
+    body: RequestBody,
+    parts: VecDeque<Bytes>,
+}
+
+impl Reading {
+    /// Ready(true): the body is complete. Ready(false): the application has to read on.
+    fn poll_small(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
+        if self.body.is_end_stream() {
+            return Poll::Ready(Some(true));
+        }
+        if self.request.headers.contains_key(header::EXPECT) {
+            // The application decides whether the body is wanted: the first `receive()` asks for it.
+            return Poll::Ready(Some(false));
+        }
+        let whole = self.body.size_hint().exact().is_some_and(|length| length <= BUFFER_BYTES as u64);
+        let mut bytes = 0;
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        bytes += data.len();
+                        self.parts.push_back(data);
+                    }
+                    if self.body.is_end_stream() {
+                        return Poll::Ready(Some(true));
+                    }
+                    if bytes >= BUFFER_BYTES {
+                        return Poll::Ready(Some(false));
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(Some(true)),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(None),
+                Poll::Pending if whole => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(Some(false)),
+            }
+        }
+    }
+}
+
+/// Hands the request to Python. `rest`: the body from here on, if there is more.
+fn start(
+    driver: &Arc<Driver>,
+    connection: &Arc<Connection>,
+    request: http::request::Parts,
+    parts: VecDeque<Bytes>,
+    rest: Option<RequestBody>,
+) -> Stage {
+    let exchange = Exchange::new(Arc::clone(driver), Arc::clone(connection), request, parts, rest.is_none());
+    if let Some(rest) = rest {
+        driver.handle().spawn(Arc::clone(&exchange).pump(rest));
+    }
+    driver.push(Event::Request(Arc::clone(&exchange)));
+    Stage::Waiting(Held(exchange))
+}
+
+impl Future for Respond {
+    type Output = Result<http::Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            match &mut self.0 {
+                Stage::Waiting(held) => return held.0.poll_answer(cx).map(Ok),
+                Stage::Reading(reading) => {
+                    let Some(mut now) = reading.take() else { return Poll::Pending };
+                    let complete = match now.poll_small(cx) {
+                        Poll::Pending => {
+                            *reading = Some(now);
+                            return Poll::Pending;
+                        }
+                        // A body that broke off is the driver's to answer or to close; without it, say what is known.
+                        Poll::Ready(None) => {
+                            let mut response = http::Response::new(ResponseBody::Whole(None));
+                            *response.status_mut() = http::StatusCode::BAD_REQUEST;
+                            return Poll::Ready(Ok(response));
+                        }
+                        Poll::Ready(Some(complete)) => complete,
+                    };
+                    let Reading { driver, connection, request, body, parts } = *now;
+                    self.0 = start(&driver, &connection, request, parts, (!complete).then_some(body));
+                }
+            }
+        }
+    }
+}
