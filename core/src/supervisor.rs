@@ -170,7 +170,6 @@ pub enum Notify {
     Status {
         workers: usize,
         connections: u64,
-        active: u64,
     },
 }
 
@@ -374,8 +373,7 @@ impl Supervisor {
         self.progress_told = self.progress;
         self.notified_at = now;
         let workers = self.procs.values().filter(|p| p.state == WorkerState::Ready).count();
-        let active = self.procs.values().map(|p| p.active).sum();
-        self.output(Output::Notify(Notify::Status { workers, connections: self.open_connections(), active }));
+        self.output(Output::Notify(Notify::Status { workers, connections: self.open_connections() }));
         if matches!(self.state, State::EmptyingBacklog | State::Draining) {
             self.extend_timeout(now);
         }

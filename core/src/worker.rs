@@ -116,9 +116,8 @@ pub struct Worker {
     closed: u64,
     cut: u64,
     requests: u64,
-    active: u64,
-    /// What the supervisor was last told, and when it may be told again.
-    told: (u64, u64, u64),
+    /// What the supervisor was last told (closed, requests), and when it may be told again.
+    told: (u64, u64),
     told_at: Instant,
     status_due: bool,
     ignored: u32,
@@ -139,8 +138,7 @@ impl Worker {
             closed: 0,
             cut: 0,
             requests: 0,
-            active: 0,
-            told: (0, 0, 0),
+            told: (0, 0),
             told_at: now,
             status_due: false,
             ignored: 0,
@@ -336,17 +334,13 @@ impl Worker {
             self.deadline = Some(now + CLOSE_ALL_GRACE);
             self.outputs.push_back(Output::CloseAll);
         }
-        let counts = (self.closed, self.active, self.requests);
+        let counts = (self.closed, self.requests);
         if self.status_due && self.state != State::Stopped && now >= self.told_at + STATUS_INTERVAL {
             self.status_due = false;
             if counts != self.told {
                 self.told = counts;
                 self.told_at = now;
-                self.send(FromWorker::Status {
-                    closed: self.closed,
-                    active: self.active,
-                    requests: self.requests,
-                });
+                self.send(FromWorker::Status { closed: self.closed, requests: self.requests });
             }
         }
     }

@@ -17,7 +17,6 @@ pub(super) struct Proc {
     /// Connections dealt, and those of them that it reported closed.
     pub dealt: u64,
     pub closed: u64,
-    pub active: u64,
     pub requests: u64,
     /// When it was started; once it serves, since when.
     pub since: Instant,
@@ -80,7 +79,6 @@ impl Supervisor {
             state: WorkerState::Spawned,
             dealt: 0,
             closed: 0,
-            active: 0,
             requests: 0,
             since: now,
             kill_at: None,
@@ -221,14 +219,12 @@ impl Supervisor {
                     }
                 }
             }
-            FromWorker::Status { closed, active, requests } => {
+            FromWorker::Status { closed, requests } => {
                 p.closed = p.closed.max(closed.min(p.dealt));
-                p.active = active;
                 self.progress = self.progress.saturating_add(requests.saturating_sub(p.requests));
                 p.requests = p.requests.max(requests);
             }
             FromWorker::Draining { active } => {
-                p.active = active;
                 let first = !std::mem::replace(&mut p.draining_said, true);
                 if first && p.state != WorkerState::Stopped {
                     self.report(match active {
@@ -253,7 +249,6 @@ impl Supervisor {
                 p.requests = p.requests.max(requests);
                 p.stopped_said = true;
                 p.closed = p.dealt;
-                p.active = 0;
                 p.kill_at = Some(now + KILL_GRACE);
                 if forced_itself {
                     let timeout = self.policy.shutdown_timeout;
