@@ -131,6 +131,14 @@ pub enum Output {
     Timeout(Option<Instant>),
 }
 
+/// See [`Connection::policy_times`].
+pub(crate) struct PolicyTimes {
+    pub header_timeout: Duration,
+    pub keep_alive_timeout: Duration,
+    pub keepalive_linger: Duration,
+    pub write_timeout: Duration,
+}
+
 /// One connection. See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Connection {
@@ -244,6 +252,26 @@ impl Connection {
     /// Inputs that made no sense where they came.
     pub fn ignored(&self) -> u32 {
         self.ignored
+    }
+
+    /// The times that it decides by, for the invariants.
+    pub(crate) fn policy_times(&self) -> PolicyTimes {
+        PolicyTimes {
+            header_timeout: self.header_timeout,
+            keep_alive_timeout: self.keep_alive_timeout,
+            keepalive_linger: self.keepalive_linger,
+            write_timeout: self.write_timeout,
+        }
+    }
+
+    /// Every point in time that it holds. A search moves them, to recognise a state that it has seen at another time.
+    #[doc(hidden)]
+    pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
+        f(&mut self.since);
+        f(&mut self.phase_since);
+        f(&mut self.request_since);
+        self.body_wait_since.iter_mut().for_each(&mut f);
+        self.write_wait_since.iter_mut().for_each(&mut f);
     }
 
     /// Moves along `edge`, if the table has it here.

@@ -298,6 +298,56 @@ impl Supervisor {
         matches!(self.state, State::Running | State::Reloading)
     }
 
+    /// How many places for workers there are.
+    pub fn places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The shutdown is in its last phase: the deadline came, or somebody cut it short.
+    pub fn cut_short(&self) -> bool {
+        self.aborting
+    }
+
+    /// Places with nobody in them and nobody due.
+    pub fn vacancies(&self) -> Vec<u32> {
+        let due = |number: u32| {
+            let slot = self.slots[number as usize - 1];
+            slot.spawn_at.is_some() || slot.retire_at.is_some()
+        };
+        (1..=self.slots.len() as u32).filter(|&n| !self.has_successor(n) && !due(n)).collect()
+    }
+
+    /// Places that more than one worker of a generation holds for good.
+    pub fn crowded(&self) -> Vec<u32> {
+        let stays = |p: &Proc, number: u32| {
+            p.number == number
+                && !p.retiring
+                && matches!(p.state, WorkerState::Spawned | WorkerState::Booting | WorkerState::Ready)
+        };
+        let holders = |number: u32, generation: u32| {
+            self.procs.values().filter(|p| p.generation == generation && stays(p, number)).count()
+        };
+        (1..=self.slots.len() as u32)
+            .filter(|&n| self.procs.values().any(|p| holders(n, p.generation) > 1))
+            .collect()
+    }
+
+    /// Every point in time that it holds. A search moves them, to recognise a state that it has seen at another time.
+    #[doc(hidden)]
+    pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
+        for p in self.procs.values_mut() {
+            f(&mut p.since);
+            p.kill_at.iter_mut().chain(&mut p.deadline).for_each(&mut f);
+        }
+        for slot in &mut self.slots {
+            slot.spawn_at.iter_mut().chain(&mut slot.retire_at).for_each(&mut f);
+        }
+        let own = [&mut self.delay_until, &mut self.deadline, &mut self.settle_until];
+        own.into_iter().flatten().for_each(&mut f);
+        f(&mut self.over_limit_again);
+        f(&mut self.notified_at);
+    }
+
     fn shutting_down(&self) -> bool {
         !matches!(self.state, State::Starting | State::Running | State::Reloading)
     }

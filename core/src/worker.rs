@@ -150,6 +150,18 @@ impl Worker {
         self.policy = policy;
     }
 
+    /// What it decides by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Every point in time that it holds. A search moves them, to recognise a state that it has seen at another time.
+    #[doc(hidden)]
+    pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
+        self.deadline.iter_mut().for_each(&mut f);
+        f(&mut self.told_at);
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

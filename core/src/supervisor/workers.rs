@@ -192,10 +192,10 @@ impl Supervisor {
                     let generation = p.generation;
                     self.report(Event::WorkerReady { worker: number, generation });
                     self.worker_ready(now, worker);
-                } else if p.state == WorkerState::Draining {
+                } else if matches!(p.state, WorkerState::Draining | WorkerState::Aborting) {
                     // It became ready before it read that it is not needed: it has an application to shut down now.
                     p.served = true;
-                    if let (None, Some(deadline)) = (p.deadline, server_deadline) {
+                    if let (None, Some(deadline), false) = (p.deadline, server_deadline, p.forced) {
                         p.deadline = Some(deadline);
                         p.kill_at = Some(deadline + KILL_GRACE);
                     }
