@@ -1,5 +1,6 @@
 //! The driver of the supervisor: accepts, deals, starts and ends workers, answers those that no worker takes.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,12 +78,13 @@ where
         observer: parts.observer,
         spawn: parts.spawn,
         sleep: None,
+        held: VecDeque::new(),
         pause: None,
         exit: None,
     }
 }
 
-struct Driver<L, H, S, O> {
+struct Driver<L: Listener, H, S, O> {
     machine: Supervisor,
     clock: Clock,
     /// The connections that the supervisor itself answers.
@@ -95,13 +97,15 @@ struct Driver<L, H, S, O> {
     observer: O,
     spawn: Spawn,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Connections that nobody can take for the moment, in order. They come before the accept queue.
+    held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
     pause: Option<Pin<Box<Sleep>>>,
     exit: Option<i32>,
 }
 
 // Nothing in it is pinned in place.
-impl<L, H, S, O> Unpin for Driver<L, H, S, O> {}
+impl<L: Listener, H, S, O> Unpin for Driver<L, H, S, O> {}
 
 /// How many connections of the front desk were closed since the driver last looked.
 #[derive(Default)]
@@ -130,7 +134,10 @@ where
                 }
             }
         }
-        self.refuse(connection);
+        match placement {
+            Placement::Hold => self.held.push_back(connection),
+            Placement::Worker(_) | Placement::Refuse(_) => self.refuse(connection),
+        }
     }
 
     /// Answers a connection that no worker takes.
@@ -197,7 +204,10 @@ where
             return false;
         }
         let to_the_end = self.machine.wants_backlog_empty();
-        let mut any = false;
+        let mut any = !self.held.is_empty();
+        for connection in std::mem::take(&mut self.held) {
+            self.place(connection);
+        }
         let mut listeners = std::mem::take(&mut self.listeners);
         for listener in &mut listeners {
             let mut accepted = 0;
