@@ -247,7 +247,8 @@ impl Exchange {
                 Ok(())
             }
             _ => Err(SendError::Protocol(
-                "'http.response.start' was sent twice; after it the application sends 'http.response.body'".to_owned(),
+                "'http.response.start' was sent twice; after it the application sends 'http.response.body'"
+                    .to_owned(),
             )),
         }
     }
@@ -296,7 +297,11 @@ impl Exchange {
         );
         let streaming = matches!(was, ResponseState::Streaming);
         if let ResponseState::Head(status, mut headers) = was {
-            if !more && self.head_request && !headers.contains_key(header::CONTENT_LENGTH) && !body_less(status) {
+            if !more
+                && self.head_request
+                && !headers.contains_key(header::CONTENT_LENGTH)
+                && !body_less(status)
+            {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
             }
             let whole = if self.head_request {
@@ -385,7 +390,9 @@ impl Exchange {
         let body = match answer.body {
             Some(body) => ResponseBody::whole(body),
             // All of it is here by now: its length is known, and it goes out in one write.
-            None if matches!(state.response, ResponseState::Complete) && state.queued_bytes <= BUFFER_BYTES => {
+            None if matches!(state.response, ResponseState::Complete)
+                && state.queued_bytes <= BUFFER_BYTES =>
+            {
                 let body = state.next_frame_all();
                 ResponseBody::whole(body)
             }
@@ -401,7 +408,8 @@ impl Exchange {
     /// hyper lets go of the request. Nothing happens if the response was complete.
     fn close(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.closed || (state.answered && matches!(state.response, ResponseState::Complete) && state.queue.is_empty())
+        if state.closed
+            || (state.answered && matches!(state.response, ResponseState::Complete) && state.queue.is_empty())
         {
             return;
         }
@@ -463,7 +471,9 @@ impl Exchange {
             loop {
                 {
                     let mut state = self.state();
-                    if state.closed || matches!(state.response, ResponseState::Complete | ResponseState::Aborted) {
+                    if state.closed
+                        || matches!(state.response, ResponseState::Complete | ResponseState::Aborted)
+                    {
                         return Poll::Ready(());
                     }
                     set_waker(&mut state.pump, cx);
@@ -475,8 +485,11 @@ impl Exchange {
                     Some(Ok(frame)) => {
                         // Trailers of a request have no place in ASGI.
                         if let Ok(data) = frame.into_data() {
-                            let now =
-                                if body.is_end_stream() { RequestBodyState::Complete } else { RequestBodyState::Open };
+                            let now = if body.is_end_stream() {
+                                RequestBodyState::Complete
+                            } else {
+                                RequestBodyState::Open
+                            };
                             self.push_received(Some(data), now);
                             if now == RequestBodyState::Complete {
                                 return Poll::Ready(());
@@ -551,7 +564,10 @@ impl State {
             && body_less(*status)
             && bytes > 0
         {
-            return Err(format!("a {} response has no body, but the application sent {bytes} bytes", status.as_u16()));
+            return Err(format!(
+                "a {} response has no body, but the application sent {bytes} bytes",
+                status.as_u16()
+            ));
         }
         let without_body =
             head_request || matches!(&self.response, ResponseState::Head(status, _) if body_less(*status));
@@ -563,7 +579,9 @@ impl State {
             ));
         };
         if !more && left > 0 {
-            return Err(format!("the response body is shorter than its content-length: {left} bytes are missing"));
+            return Err(format!(
+                "the response body is shorter than its content-length: {left} bytes are missing"
+            ));
         }
         self.content_length_left = Some(left);
         Ok(())

@@ -59,15 +59,14 @@ class Worker:
 
         settings = self._settings
         loop = self._loop = _loop.new(self._native)
-        app = _load.load(
-            settings["app"], factory=settings.get("factory", False), app_dir=settings.get("app_dir") or "."
-        )
-        debug = settings.get("log_level") in ("debug", "trace")
-        self._lifespan = _lifespan.Lifespan(app, settings.get("lifespan") or "auto", debug=debug)
+        named = settings["app"]["application"]
+        target = f"{named['module']}:{named['attribute']}" + ("()" if named["factory"] else "")
+        app = _load.load(target, app_dir=settings["app_dir"])
+        debug = settings["log_level"] in ("debug", "trace")
+        self._lifespan = _lifespan.Lifespan(app, settings["lifespan"], debug=debug)
         self._native.bind(
             app,
             loop,
-            root_path=(settings.get("root_path") or "").rstrip("/"),
             state=self._lifespan.state,
             log=_log.line,
             on_stop=self._on_stop,
