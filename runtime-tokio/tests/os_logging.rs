@@ -1,5 +1,11 @@
 //! The log, written by processes of their own: this test binary executed again with a role.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,11 @@
 //! Worker processes, real ones: this test binary executed again with a role, or a shell.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, Read};

@@ -1,5 +1,11 @@
 //! Signals, in processes of their own: this test binary executed again with a role.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::future::poll_fn;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
