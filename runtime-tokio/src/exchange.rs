@@ -19,6 +19,7 @@ use pounce_core::connection::{Ending, HeadVerdict, Role};
 
 use crate::answer;
 use crate::app::BoxError;
+use crate::logging;
 use crate::shared::{BodyLeft, ConnectionState, Shared};
 
 /// The application's service, with the server's own answers before it.
@@ -70,7 +71,7 @@ where
         }
         let refused = state.machine.role() == Role::Refuse;
         drop(state);
-        if serving.options.access_log {
+        if serving.options.access_log && logging::access_enabled() {
             answering.log = Some(Box::new(Logged::of(&request, now)));
         }
         let is_health = serving.options.health_check_path.as_deref() == Some(request.uri().path());
@@ -462,14 +463,14 @@ impl Logged {
     }
 
     fn write(self, shared: &Shared, now: Instant, complete: bool) {
-        crate::access::log(&crate::access::Line {
-            peer: shared.peer,
-            method: &self.method,
+        logging::access(&logging::Access {
+            peer: shared.peer.tcp(),
+            method: self.method.as_str(),
             target: &self.target,
-            version: self.version,
-            status: self.status,
-            bytes: self.bytes,
+            version: &format!("{:?}", self.version),
+            status: Some(self.status),
             duration: now.since(self.since),
+            bytes: self.bytes,
             complete,
         });
     }

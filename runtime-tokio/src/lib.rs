@@ -4,7 +4,6 @@
 //! over where connections, workers and orders come from ([`listener`], [`worker_host`]); the real sources are
 //! in [`os`], the simulator has its own.
 
-pub mod access;
 mod answer;
 pub mod app;
 pub mod clock;
@@ -14,6 +13,7 @@ mod head;
 pub mod in_process;
 pub mod line;
 pub mod listener;
+pub mod logging;
 pub mod os;
 mod shared;
 pub mod supervisor;

@@ -1,12 +1,18 @@
 //! The listener on real sockets.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pounce_runtime_tokio::listener::{Accepted, Listener, Socket};
 use pounce_runtime_tokio::os::listener::{BindAddress, OsListener, OsSocket};
@@ -437,10 +443,8 @@ fn accepting_ends_with_an_error_and_not_in_a_loop_when_descriptors_run_out() {
         assert!(is_registered(&mut listener).await);
         drop(highest);
         rustix::process::setrlimit(rustix::process::Resource::Nofile, tight).unwrap();
-        let begun = Instant::now();
         let error = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
-        assert!(begun.elapsed() < PATIENCE);
         // The connection is still there when there is room again.
         rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
         accept(&mut listener).await;
