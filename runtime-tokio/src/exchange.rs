@@ -219,6 +219,8 @@ fn begin<B: Body>(
         log.status = parts.status.as_u16();
         log
     });
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = AnswerBody {
         inner,
         tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left: length, log },
