@@ -95,7 +95,9 @@ impl Bridge {
                     let tasks = self.tasks();
                     let slot = exchange.slot.load(std::sync::atomic::Ordering::Relaxed);
                     match slot.checked_sub(1).and_then(|slot| tasks.entries.get(slot)) {
-                        Some(Some((task, owner))) if Arc::ptr_eq(owner, &exchange) => Some(task.clone_ref(py)),
+                        Some(Some((task, owner))) if Arc::ptr_eq(owner, &exchange) => {
+                            Some(task.clone_ref(py))
+                        }
                         _ => None,
                     }
                 };
@@ -230,7 +232,8 @@ impl Bridge {
             && tasks.captured.is_none()
             && objects.task_step_type.as_ref().is_some_and(|step| callback.get_type().is(step));
         if first_step {
-            tasks.captured = Some((callback.clone().unbind(), context.map(|context| context.clone().unbind())));
+            tasks.captured =
+                Some((callback.clone().unbind(), context.map(|context| context.clone().unbind())));
         }
         first_step
     }
@@ -243,7 +246,8 @@ impl Bridge {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let handle = objects.handle_type.bind(py).call1((callback, args, objects.event_loop.bind(py), context))?;
+        let handle =
+            objects.handle_type.bind(py).call1((callback, args, objects.event_loop.bind(py), context))?;
         objects.ready.bind(py).call_method1(intern!(py, "append"), (&handle,))?;
         Ok(handle)
     }
@@ -316,7 +320,9 @@ impl Bridge {
     }
 
     pub fn is_cancelled_error(&self, py: Python<'_>, error: &PyErr) -> bool {
-        self.python.get(py).is_some_and(|objects| error.matches(py, &objects.cancelled_error).unwrap_or(false))
+        self.python
+            .get(py)
+            .is_some_and(|objects| error.matches(py, &objects.cancelled_error).unwrap_or(false))
     }
 
     /// Whether an error is only the consequence of a client that left.
@@ -339,7 +345,10 @@ impl Bridge {
 
     /// The error for a `send()` to a client that is gone.
     pub fn disconnected(&self, py: Python<'_>) -> PyErr {
-        match self.objects(py).and_then(|objects| objects.disconnected.bind(py).call1(("the client is gone",))) {
+        match self
+            .objects(py)
+            .and_then(|objects| objects.disconnected.bind(py).call1(("the client is gone",)))
+        {
             Ok(error) => PyErr::from_value(error),
             Err(error) => error,
         }

@@ -147,8 +147,14 @@ impl Driver {
     /// has run out; with `block` false only as long as there is something to do. Events are appended to `events`.
     pub fn turn(&self, descriptors: &Descriptors, block: bool, events: &mut Vec<Event>) -> Woken {
         let wakers = self.begin_driving();
-        let woken =
-            self.runtime.block_on(Turn { driver: self, descriptors, block, wakers, events, first_poll: true });
+        let woken = self.runtime.block_on(Turn {
+            driver: self,
+            descriptors,
+            block,
+            wakers,
+            events,
+            first_poll: true,
+        });
         self.end_driving();
         woken
     }

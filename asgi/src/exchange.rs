@@ -58,6 +58,9 @@ struct State {
     senders: Vec<Py<PyAny>>,
     /// Bytes that the application announced and has not sent yet.
     content_length_left: Option<u64>,
+    /// The client sends nothing more. It has most likely gone, which the application is told; if it only closed its sending
+    /// side, it can still read what the application sends.
+    peer_ended: bool,
     /// hyper let go before the response was complete: the client left, or the server gave the request up.
     closed: bool,
 }
@@ -141,6 +144,7 @@ impl Exchange {
                 queued_bytes: 0,
                 senders: Vec::new(),
                 content_length_left: None,
+                peer_ended: false,
                 closed: false,
             }),
         })
@@ -247,7 +251,8 @@ impl Exchange {
                 Ok(())
             }
             _ => Err(SendError::Protocol(
-                "'http.response.start' was sent twice; after it the application sends 'http.response.body'".to_owned(),
+                "'http.response.start' was sent twice; after it the application sends 'http.response.body'"
+                    .to_owned(),
             )),
         }
     }
@@ -296,7 +301,11 @@ impl Exchange {
         );
         let streaming = matches!(was, ResponseState::Streaming);
         if let ResponseState::Head(status, mut headers) = was {
-            if !more && self.head_request && !headers.contains_key(header::CONTENT_LENGTH) && !body_less(status) {
+            if !more
+                && self.head_request
+                && !headers.contains_key(header::CONTENT_LENGTH)
+                && !body_less(status)
+            {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
             }
             let whole = if self.head_request {
@@ -360,6 +369,8 @@ impl Exchange {
         }
         let hyper = state.hyper.take();
         let pump = state.pump.take();
+        // To stop when the client has left is no mistake.
+        let finished = if state.peer_ended { Finished::Closed } else { finished };
         drop(state);
         self.wake(hyper);
         self.wake(pump);
@@ -379,13 +390,16 @@ impl Exchange {
         let mut state = self.state();
         let Some(answer) = state.answer.take() else {
             set_waker(&mut state.hyper, cx);
+            self.watch_peer(state);
             return Poll::Pending;
         };
         state.answered = true;
         let body = match answer.body {
             Some(body) => ResponseBody::whole(body),
             // All of it is here by now: its length is known, and it goes out in one write.
-            None if matches!(state.response, ResponseState::Complete) && state.queued_bytes <= BUFFER_BYTES => {
+            None if matches!(state.response, ResponseState::Complete)
+                && state.queued_bytes <= BUFFER_BYTES =>
+            {
                 let body = state.next_frame_all();
                 ResponseBody::whole(body)
             }
@@ -398,10 +412,24 @@ impl Exchange {
         Poll::Ready(response)
     }
 
+    /// hyper looks at its tasks whenever something has come from the client, so this sees the client's end in time.
+    fn watch_peer(&self, mut state: MutexGuard<'_, State>) {
+        if state.peer_ended || !self.connection.info.peer_half_closed() {
+            return;
+        }
+        state.peer_ended = true;
+        let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
+        drop(state);
+        if !receivers.is_empty() {
+            self.driver.push_all(receivers.into_iter().map(Event::Wake));
+        }
+    }
+
     /// hyper lets go of the request. Nothing happens if the response was complete.
     fn close(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.closed || (state.answered && matches!(state.response, ResponseState::Complete) && state.queue.is_empty())
+        if state.closed
+            || (state.answered && matches!(state.response, ResponseState::Complete) && state.queue.is_empty())
         {
             return;
         }
@@ -430,6 +458,7 @@ impl Exchange {
                 ResponseState::Aborted => Poll::Ready(Some(Err(Aborted))),
                 _ => {
                     set_waker(&mut state.hyper, cx);
+                    self.watch_peer(state);
                     Poll::Pending
                 }
             };
@@ -463,7 +492,9 @@ impl Exchange {
             loop {
                 {
                     let mut state = self.state();
-                    if state.closed || matches!(state.response, ResponseState::Complete | ResponseState::Aborted) {
+                    if state.closed
+                        || matches!(state.response, ResponseState::Complete | ResponseState::Aborted)
+                    {
                         return Poll::Ready(());
                     }
                     set_waker(&mut state.pump, cx);
@@ -475,8 +506,11 @@ impl Exchange {
                     Some(Ok(frame)) => {
                         // Trailers of a request have no place in ASGI.
                         if let Ok(data) = frame.into_data() {
-                            let now =
-                                if body.is_end_stream() { RequestBodyState::Complete } else { RequestBodyState::Open };
+                            let now = if body.is_end_stream() {
+                                RequestBodyState::Complete
+                            } else {
+                                RequestBodyState::Open
+                            };
                             self.push_received(Some(data), now);
                             if now == RequestBodyState::Complete {
                                 return Poll::Ready(());
@@ -519,8 +553,11 @@ impl State {
     fn can_receive(&self) -> bool {
         self.closed
             || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
-            || (!self.request_body_delivered
-                && (!self.received.is_empty() || self.request_body != RequestBodyState::Open))
+            || if self.request_body_delivered {
+                self.peer_ended
+            } else {
+                !self.received.is_empty() || self.request_body != RequestBodyState::Open
+            }
     }
 
     fn next_received(&mut self) -> Option<Received> {
@@ -551,7 +588,10 @@ impl State {
             && body_less(*status)
             && bytes > 0
         {
-            return Err(format!("a {} response has no body, but the application sent {bytes} bytes", status.as_u16()));
+            return Err(format!(
+                "a {} response has no body, but the application sent {bytes} bytes",
+                status.as_u16()
+            ));
         }
         let without_body =
             head_request || matches!(&self.response, ResponseState::Head(status, _) if body_less(*status));
@@ -563,7 +603,9 @@ impl State {
             ));
         };
         if !more && left > 0 {
-            return Err(format!("the response body is shorter than its content-length: {left} bytes are missing"));
+            return Err(format!(
+                "the response body is shorter than its content-length: {left} bytes are missing"
+            ));
         }
         self.content_length_left = Some(left);
         Ok(())

@@ -124,7 +124,11 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
     Ok(Message::Head { status, headers, content_length })
 }
 
-fn add_header(headers: &mut HeaderMap, content_length: &mut Option<u64>, pair: &Bound<'_, PyAny>) -> PyResult<()> {
+fn add_header(
+    headers: &mut HeaderMap,
+    content_length: &mut Option<u64>,
+    pair: &Bound<'_, PyAny>,
+) -> PyResult<()> {
     let (name, value) = name_and_value(pair)?;
     let (name, value) = (part("name", &name)?.clone(), part("value", &value)?.clone());
     let (name, value) = (name.as_bytes(), value.as_bytes());
@@ -150,10 +154,14 @@ fn add_header(headers: &mut HeaderMap, content_length: &mut Option<u64>, pair: &
             .map(str::trim)
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| text.parse().ok())
-            .ok_or_else(|| PyValueError::new_err(format!("invalid content-length {}: digits only", printed(value))))?;
+            .ok_or_else(|| {
+                PyValueError::new_err(format!("invalid content-length {}: digits only", printed(value)))
+            })?;
         match *content_length {
             Some(other) if other != length => {
-                return Err(PyValueError::new_err(format!("two different content-lengths: {other} and {length}")));
+                return Err(PyValueError::new_err(format!(
+                    "two different content-lengths: {other} and {length}"
+                )));
             }
             Some(_) => return Ok(()),
             None => *content_length = Some(length),
@@ -173,7 +181,10 @@ fn name_and_value<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>,
     {
         return Ok((pair.get_item(0)?, pair.get_item(1)?));
     }
-    Err(PyTypeError::new_err(format!("a response header is a pair (name, value) of bytes, not {}", shown(pair))))
+    Err(PyTypeError::new_err(format!(
+        "a response header is a pair (name, value) of bytes, not {}",
+        shown(pair)
+    )))
 }
 
 fn part<'a, 'py>(what: &str, part: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {

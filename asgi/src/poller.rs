@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
-    timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,11 +44,7 @@ impl Descriptors {
         let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
         // SAFETY: as above.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        Ok(Self {
-            epoll,
-            timer,
-            timer_at: Mutex::new(None),
-        })
+        Ok(Self { epoll, timer, timer_at: Mutex::new(None) })
     }
 
     /// Sets the timer to `timeout` from now; `None` leaves it alone (it then may wake a turn once for nothing).

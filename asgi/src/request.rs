@@ -97,7 +97,9 @@ impl Request {
             None => {
                 match finished {
                     Finished::Complete | Finished::Closed => {}
-                    Finished::NoHead => self.log(py, "the application returned without sending a response", None),
+                    Finished::NoHead => {
+                        self.log(py, "the application returned without sending a response", None)
+                    }
                     Finished::NoBody => {
                         self.log(py, "the application returned without sending a response body", None);
                     }
@@ -349,7 +351,8 @@ impl Waiter {
                 // SAFETY: attached; the iterator of a future, owned here.
                 match unsafe { ffi::PyIter_Send(iterator.as_ptr(), ffi::Py_None(), &raw mut result) } {
                     ffi::PySendResult::PYGEN_NEXT => {
-                        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some((future, iterator));
+                        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some((future, iterator));
                         // SAFETY: PyIter_Send returned a new reference.
                         return Ok(Ok(unsafe { Bound::from_owned_ptr(py, result) }.unbind()));
                     }

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub use pounce_runtime_tokio::worker::{HostCommand, StartInfo};
-pub use pounce_runtime_tokio::{App, ConnectionInfo, Ending, PeerAddr, RequestBody};
+pub use pounce_runtime_tokio::{App, ConnectionInfo, Ending, PeerAddr, RequestBody, ServeOptions};
 
-use pounce_runtime_tokio::os::{OsOrders, OsSocket};
+use pounce_runtime_tokio::os::control::OsOrders;
+use pounce_runtime_tokio::os::listener::OsSocket;
 use pounce_runtime_tokio::worker;
 
 /// The worker's driver.

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Version};
+use pounce_settings::{Bind, Settings};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
@@ -22,6 +23,8 @@ const NAMES: usize = 512;
 /// What the scopes of a worker have in common.
 pub struct Scopes {
     root_path: String,
+    /// The Unix socket that is listened on; `None` when there is none or more than one.
+    unix_path: Option<String>,
     state: Py<PyDict>,
     names: Mutex<HashMap<HeaderName, Py<PyBytes>>>,
 }
@@ -35,8 +38,16 @@ pub struct Cache {
 
 impl Scopes {
     /// `state`: the lifespan state, copied for every request.
-    pub fn new(root_path: String, state: Py<PyDict>) -> Self {
-        Self { root_path, state, names: Mutex::default() }
+    pub fn new(settings: &Settings, state: Py<PyDict>) -> Self {
+        let mut paths = settings.binds.iter().filter_map(|bind| match bind {
+            Bind::Unix(path) => Some(path.to_string_lossy().into_owned()),
+            _ => None,
+        });
+        let unix_path = match (paths.next(), paths.next()) {
+            (Some(path), None) => Some(path),
+            _ => None,
+        };
+        Self { root_path: settings.root_path.clone(), unix_path, state, names: Mutex::default() }
     }
 
     /// The scope of a request.
@@ -115,12 +126,12 @@ impl Scopes {
         template.set_item(intern!(py, "type"), intern!(py, "http"))?;
         template.set_item(intern!(py, "asgi"), asgi)?;
         template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
-        template.set_item(intern!(py, "server"), address(py, connection.info.local())?)?;
-        let client = match connection.info.peer() {
-            PeerAddr::Unix(_) => py.None().into_bound(py),
-            tcp => address(py, tcp)?,
+        let server = match (connection.info.local(), &self.unix_path) {
+            (PeerAddr::Unix, Some(path)) => (path, py.None()).into_pyobject(py)?.into_any(),
+            (address, _) => tcp_address(py, address)?,
         };
-        template.set_item(intern!(py, "client"), client)?;
+        template.set_item(intern!(py, "server"), server)?;
+        template.set_item(intern!(py, "client"), tcp_address(py, connection.info.peer())?)?;
         template.set_item(intern!(py, "scheme"), intern!(py, "http"))?;
         template.set_item(intern!(py, "method"), intern!(py, "GET"))?;
         template.set_item(intern!(py, "root_path"), &self.root_path)?;
@@ -156,13 +167,12 @@ fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {
     }
 }
 
-fn address<'py>(py: Python<'py>, address: &PeerAddr) -> PyResult<Bound<'py, PyAny>> {
+fn tcp_address(py: Python<'_>, address: PeerAddr) -> PyResult<Bound<'_, PyAny>> {
     Ok(match address {
         PeerAddr::Tcp(address) => {
             (address.ip().to_canonical().to_string(), address.port()).into_pyobject(py)?.into_any()
         }
-        PeerAddr::Unix(Some(path)) => (path.to_string_lossy(), py.None()).into_pyobject(py)?.into_any(),
-        PeerAddr::Unix(None) => py.None().into_bound(py),
+        PeerAddr::Unix => py.None().into_bound(py),
     })
 }
 

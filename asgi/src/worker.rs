@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pounce_core::Policy;
+use pounce_settings::Settings;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -16,7 +18,7 @@ use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
 use crate::poller::Descriptors;
 use crate::request::Done;
-use crate::runtime::{self, HostCommand, StartInfo, WorkerHandle};
+use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
 use crate::scope::Scopes;
 use crate::service::Asgi;
 
@@ -38,9 +40,11 @@ pub struct Worker {
     driver: Arc<Driver>,
     handle: WorkerHandle,
     info: StartInfo,
+    settings: Settings,
+    policy: Policy,
     descriptors: Mutex<Option<Arc<Descriptors>>>,
     bridge: Arc<Bridge>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
     /// Kept between turns for its memory.
     events: Mutex<Vec<Event>>,
 }
@@ -51,7 +55,9 @@ impl Worker {
     #[new]
     fn new(py: Python<'_>, control_fd: RawFd) -> PyResult<Self> {
         if control_fd < 3 {
-            return Err(PyOSError::new_err(format!("{control_fd} is not the descriptor of a control socket")));
+            return Err(PyOSError::new_err(format!(
+                "{control_fd} is not the descriptor of a control socket"
+            )));
         }
         // SAFETY: the supervisor made the descriptor for this process and nobody else here knows of it.
         let control = unsafe { OwnedFd::from_raw_fd(control_fd) };
@@ -65,22 +71,28 @@ impl Worker {
             })
         })?;
 
+        let settings: Settings = serde_json::from_str(&info.settings)
+            .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
+        let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+
         let retire = handle.clone();
         driver.handle().spawn(async move {
             while terminate.recv().await.is_some() {
                 retire.retire_me();
             }
         });
-        let exiting = Arc::new(AtomicBool::new(false));
-        let host = Host { driver: Arc::clone(&driver), exiting: Arc::clone(&exiting) };
-        handle.set_host(Box::new(move |command| host.command(command)));
+        let exit = Arc::new(ExitState::default());
+        let host = Host { driver: Arc::clone(&driver), exit: Arc::clone(&exit) };
+        handle.set_host(move |command| host.command(command));
         Ok(Self {
             bridge: Arc::new(Bridge::new(Arc::clone(&driver))),
             driver,
             handle,
             info,
+            settings,
+            policy,
             descriptors: Mutex::new(Some(Arc::new(descriptors))),
-            exiting,
+            exit,
             events: Mutex::default(),
         })
     }
@@ -109,7 +121,7 @@ impl Worker {
         py.detach(|| {
             self.driver.block_on(async {
                 let told = async {
-                    while !self.exiting.load(Ordering::Relaxed) {
+                    while !self.exit.ordered.load(Ordering::Relaxed) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 };
@@ -120,14 +132,13 @@ impl Worker {
     }
 
     /// Says what is served, and on which loop; the loop has this object as its selector.
-    #[pyo3(signature = (application, event_loop, *, root_path, state, log, on_stop, on_exit, disconnected))]
+    #[pyo3(signature = (application, event_loop, *, state, log, on_stop, on_exit, disconnected))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments, called once")]
     fn bind(
         &self,
         py: Python<'_>,
         application: Py<PyAny>,
         event_loop: Bound<'_, PyAny>,
-        root_path: String,
         state: Py<PyDict>,
         log: Py<PyAny>,
         on_stop: Py<PyAny>,
@@ -146,7 +157,7 @@ impl Worker {
         let task_step_type = if eager { None } else { task_step_type(py, &task_type, &event_loop)? };
         let objects = Objects {
             application,
-            scopes: Scopes::new(root_path, state),
+            scopes: Scopes::new(&self.settings, state),
             ready: event_loop.getattr("_ready")?.unbind(),
             plain_call_soon: event_loop.getattr("call_soon")?.unbind(),
             log,
@@ -167,8 +178,17 @@ impl Worker {
 
     /// Tells the supervisor that the worker is ready, and serves.
     fn serve(&self) {
+        let settings = &self.settings;
+        let options = ServeOptions {
+            health_check_path: settings.health_check_path.clone(),
+            access_log: settings.access_log,
+            max_body_size: settings.max_body_size,
+            max_headers: settings.max_headers as usize,
+            max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
+            date_header: true,
+        };
         let _context = self.driver.handle().enter();
-        self.handle.serve(Asgi { driver: Arc::clone(&self.driver) });
+        self.handle.serve(Asgi { driver: Arc::clone(&self.driver) }, self.policy, options);
     }
 
     /// Whether the first step of a task is to be had by way of `call_soon` (see there).
@@ -208,7 +228,7 @@ impl Worker {
 
     /// Python has begun to end the process.
     fn exit_noticed(&self) {
-        self.exiting.store(true, Ordering::Relaxed);
+        self.exit.noticed.store(true, Ordering::Relaxed);
     }
 
     /// A future that is done when no request runs any more; `None` when none does.
@@ -285,13 +305,21 @@ impl Worker {
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the selector is closed"))
     }
-
 }
 
 /// What the runtime asks of Python.
 struct Host {
     driver: Arc<Driver>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
+}
+
+/// How far the end of the process has come.
+#[derive(Default)]
+struct ExitState {
+    /// The runtime has said to leave.
+    ordered: AtomicBool,
+    /// Python is on its way out.
+    noticed: AtomicBool,
 }
 
 impl Host {
@@ -299,11 +327,12 @@ impl Host {
         match command {
             HostCommand::Stop => self.driver.push(Event::Stop),
             HostCommand::Exit { code } => {
+                self.exit.ordered.store(true, Ordering::Relaxed);
                 self.driver.push(Event::Exit(code));
-                let exiting = Arc::clone(&self.exiting);
+                let exit = Arc::clone(&self.exit);
                 self.driver.handle().spawn(async move {
                     tokio::time::sleep(EXIT_NOTICE).await;
-                    if exiting.load(Ordering::Relaxed) {
+                    if exit.noticed.load(Ordering::Relaxed) {
                         tokio::time::sleep(EXIT_TIME - EXIT_NOTICE).await;
                     }
                     // SAFETY: ends the process at once; nothing of it is needed any more.

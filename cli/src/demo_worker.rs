@@ -72,7 +72,8 @@ fn serve() -> io::Result<i32> {
 }
 
 fn control_socket() -> io::Result<OwnedFd> {
-    let number = std::env::var(CONTROL_FD).ok().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
+    let number =
+        std::env::var(CONTROL_FD).ok().and_then(|text| text.parse::<RawFd>().ok()).filter(|fd| *fd > 2);
     let Some(number) = number else {
         let message = format!("{CONTROL_FD} is not set: the demo's workers are started by `pounce demo`");
         return Err(io::Error::new(io::ErrorKind::NotFound, message));

@@ -59,13 +59,15 @@ fn start(settings: Settings, app: &Target, signals: Signals) -> Result<i32, Refu
     let pid_file = settings.pid_file.as_deref().map(PidFile::create).transpose();
     let _pid_file = pid_file.map_err(|error| refused(exit::INTERNAL)(error.to_string()))?;
     let json = serde_json::to_string(&settings);
-    let json = json.map_err(|error| refused(exit::INTERNAL)(format!("settings cannot be passed on: {error}")))?;
+    let json =
+        json.map_err(|error| refused(exit::INTERNAL)(format!("settings cannot be passed on: {error}")))?;
     let observer = Told {
         serving: Some(serving_line(&settings, app, &program, &policy, &listeners)),
         workers: settings.workers,
     };
     let host = OsWorkerHost::new(move |_number, _generation| program.command());
-    let host = host.map_err(|error| refused(exit::INTERNAL)(format!("workers cannot be watched: {error}")))?;
+    let host =
+        host.map_err(|error| refused(exit::INTERNAL)(format!("workers cannot be watched: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| refused(exit::INTERNAL)(format!("no runtime: {error}")))?;
     let parts = Parts {
@@ -105,7 +107,6 @@ pub fn log_format(settings: &Settings) -> logging::Format {
 /// The log's level, as the settings name it.
 pub fn log_level(settings: &Settings) -> logging::Level {
     match settings.log_level {
-        LogLevel::Critical => logging::Level::Critical,
         LogLevel::Error => logging::Level::Error,
         LogLevel::Warning => logging::Level::Warning,
         LogLevel::Info => logging::Level::Info,
@@ -142,7 +143,10 @@ impl Place {
     /// Cargo puts the extension module, a dependency of this executable, into `deps` beside it.
     fn find(executable: &Path) -> Place {
         let extension = |directory: &Path| {
-            ["deps/libpounce_asgi.so", "libpounce_asgi.so"].iter().map(|name| directory.join(name)).find(|p| p.is_file())
+            ["deps/libpounce_asgi.so", "libpounce_asgi.so"]
+                .iter()
+                .map(|name| directory.join(name))
+                .find(|p| p.is_file())
         };
         let package = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../asgi/python"));
         let extension = std::env::var_os("POUNCE_EXTENSION")
@@ -158,12 +162,14 @@ impl Place {
 
 impl Program {
     fn of(settings: &Settings, app: &Target) -> Result<Program, Refused> {
-        let executable = std::env::current_exe()
-            .map_err(|error| refused(exit::INTERNAL)(format!("pounce cannot find its own executable: {error}")))?;
+        let executable = std::env::current_exe().map_err(|error| {
+            refused(exit::INTERNAL)(format!("pounce cannot find its own executable: {error}"))
+        })?;
         if *app == Target::Demo {
             return Ok(Program::Demo { executable });
         }
-        let interpreter = interpreter::of_settings(settings).and_then(|found| interpreter::check(found, built_for()));
+        let interpreter =
+            interpreter::of_settings(settings).and_then(|found| interpreter::check(found, built_for()));
         let interpreter = interpreter.map_err(|error| refused(exit::USAGE)(error.to_string()))?;
         Ok(Program::Python { interpreter, place: Place::find(&executable) })
     }
@@ -219,7 +225,8 @@ fn built_for() -> BuiltFor {
         Some(version) => (version, true),
         None => (text, false),
     };
-    let parsed = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let parsed =
+        version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parsed.map_or(BuiltFor::StableAbi, |version| BuiltFor::Exactly { version, free_threaded })
 }
 

@@ -40,6 +40,16 @@ pub enum PeerAddr {
     Unix,
 }
 
+impl PeerAddr {
+    /// The address, unless it is a Unix socket's.
+    pub fn tcp(self) -> Option<SocketAddr> {
+        match self {
+            PeerAddr::Tcp(address) => Some(address),
+            PeerAddr::Unix => None,
+        }
+    }
+}
+
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -4,7 +4,6 @@
 //! over where connections, workers and orders come from ([`listener`], [`worker_host`]); the real sources are
 //! in [`os`], the simulator has its own.
 
-pub mod access;
 mod answer;
 pub mod app;
 pub mod clock;
@@ -14,7 +13,9 @@ mod head;
 pub mod in_process;
 pub mod line;
 pub mod listener;
+pub mod logging;
 pub mod os;
+pub mod server;
 mod shared;
 pub mod supervisor;
 mod wire;
@@ -23,4 +24,5 @@ pub mod worker_host;
 
 pub use app::{App, BoxError, ConnectionInfo, Ending, PeerAddr};
 pub use exchange::{RequestBody, RequestBodyError};
+pub use server::Server;
 pub use shared::ServeOptions;

@@ -1,9 +1,16 @@
 //! Worker processes, real ones: this test binary executed again with a role, or a shell.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -88,6 +95,7 @@ fn in_a_role() {
     let Some(role) = std::env::var_os(ROLE) else { return };
     match role.to_str().unwrap() {
         "answers every order" => run(answers_every_order()),
+        "has few descriptors" => run(has_few_descriptors()),
         "talks and goes" => run(talks_and_goes()),
         "supervisor to be killed" => run(supervisor_to_be_killed()),
         "waits for the end" => run(waits_for_the_end()),
@@ -121,9 +129,31 @@ async fn answers_every_order() {
     }
 }
 
+async fn has_few_descriptors() {
+    let highest = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let tight = rustix::process::Rlimit { current: Some(highest as u64 + 10), ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, tight).unwrap();
+    let mut orders = OsOrders::new(control_end()).unwrap();
+    let mut held = VecDeque::new();
+    loop {
+        let order = tokio::time::timeout(Duration::from_millis(50), poll_fn(|cx| orders.poll_recv(cx))).await;
+        match order {
+            // No room, or nothing to do: a connection ends.
+            Err(_) => drop(held.pop_front()),
+            Ok(Ok(Some(Order::Deal(connection)))) => {
+                orders.send(&FromWorker::Draining { active: connection.peer.unwrap().port().into() });
+                held.push_back(connection);
+            }
+            Ok(Ok(Some(Order::Message(ToWorker::Abort)))) => std::process::exit(0),
+            Ok(other) => panic!("{other:?}"),
+        }
+    }
+}
+
 async fn talks_and_goes() {
     let mut orders = OsOrders::new(control_end()).unwrap();
-    for active in 0..500 {
+    for active in 0..100 {
         orders.send(&FromWorker::Draining { active });
     }
     poll_fn(|cx| orders.poll_flush(cx)).await;
@@ -134,7 +164,8 @@ async fn supervisor_to_be_killed() {
     let mut host = OsWorkerHost::new(|_, _| myself("waits for the end")).unwrap();
     for worker in [1, 2] {
         host.spawn(worker, worker as u32, 1).unwrap();
-        // Never read: the worker's end is not to hang on it. Never polled either: the worker's words stay unread.
+        // Never read: the worker's end is not to hang on it. Never polled either: the worker's words stay
+        // unread.
         host.tell(worker, &ToWorker::LameDuck);
     }
     std::future::pending().await
@@ -279,11 +310,35 @@ fn connections_that_a_killed_worker_never_took_come_back_in_order() {
 }
 
 #[test]
+fn a_worker_that_is_out_of_descriptors_loses_no_connection() {
+    run(async {
+        let mut host = host(|| myself("has few descriptors"));
+        host.spawn(1, 1, 1).unwrap();
+        let mut clients = Vec::new();
+        for number in 0..40 {
+            let (connection, client) = connection(number);
+            host.deal(1, connection).unwrap();
+            clients.push(client);
+        }
+        host.tell(1, &ToWorker::Abort);
+        for active in 0..40 {
+            assert_eq!(next_message(&mut host).await, FromWorker::Draining { active });
+        }
+        assert_eq!(exit(&mut host).await.0, ExitStatus::Code(0));
+    });
+}
+
+#[test]
 fn what_a_worker_said_before_it_went_is_heard_before_its_exit() {
     run(async {
         let mut host = host(|| myself("talks and goes"));
         host.spawn(1, 1, 1).unwrap();
-        for active in 0..500 {
+        // Nothing is read before the worker has ended (state Z in proc_pid_stat(5): not reaped yet).
+        let stat = format!("/proc/{}/stat", host.pid(1).unwrap());
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for active in 0..100 {
             assert_eq!(next_message(&mut host).await, FromWorker::Draining { active });
         }
         assert_eq!(exit(&mut host).await.0, ExitStatus::Code(0));
@@ -321,8 +376,8 @@ fn a_program_that_cannot_be_started_is_named() {
 fn a_worker_that_says_what_no_worker_says_is_ended() {
     run(async {
         let mut host = host(|| {
-            let send = "import os, socket, time; s = socket.socket(fileno=int(os.environ['POUNCE_CONTROL_FD'])); \
-                        s.send(b'nonsense'); time.sleep(600)";
+            let send = "import os, socket, time; \
+                        s = socket.socket(fileno=int(os.environ['POUNCE_CONTROL_FD'])); s.send(b'nonsense'); time.sleep(600)";
             let mut command = Command::new("python3");
             command.args(["-c", send]);
             command
@@ -331,6 +386,21 @@ fn a_worker_that_says_what_no_worker_says_is_ended() {
             return eprintln!("skipped: no python3");
         }
         assert_eq!(exit(&mut host).await.0, ExitStatus::Signal(libc::SIGKILL));
+    });
+}
+
+#[test]
+fn a_worker_that_cannot_be_told_what_to_do_is_ended_and_its_connections_come_back() {
+    run(async {
+        let mut host = host(|| shell("exec sleep 600"));
+        host.spawn(1, 1, 1).unwrap();
+        // More than any socket takes in one piece.
+        let settings = "x".repeat(64 * 1024 * 1024);
+        host.tell(1, &ToWorker::Start { version: VERSION, worker: 1, generation: 1, settings });
+        host.deal(1, connection(7).0).unwrap();
+        let (status, undelivered) = exit(&mut host).await;
+        assert_eq!(status, ExitStatus::Signal(libc::SIGKILL));
+        assert_eq!(undelivered.len(), 1);
     });
 }
 

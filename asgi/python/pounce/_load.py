@@ -20,11 +20,11 @@ class LoadError(Exception):
     """The application cannot be served. ``str()`` is the message; the cause, if any, is part of it."""
 
 
-def load(target: str, *, factory: bool = False, app_dir: str | None = None) -> Any:
+def load(target: str, *, app_dir: str | None = None) -> Any:
     """Import and return the application that ``target`` names.
 
-    ``target`` is ``module:attribute``, ``module:nested.attribute`` or ``module:factory()``; with ``factory`` the
-    attribute is called without arguments. ``app_dir`` goes first in ``sys.path``.
+    ``target`` is ``module:attribute``, ``module:nested.attribute`` or ``module:factory()``. ``app_dir`` goes first in
+    ``sys.path``.
     """
     if app_dir is not None:
         directory = os.path.abspath(app_dir)
@@ -37,8 +37,8 @@ def load(target: str, *, factory: bool = False, app_dir: str | None = None) -> A
     module_name, attributes, call = _parse(target)
     module = _import(target, module_name)
     found = _attribute(target, module, attributes)
-    if call or factory:
-        found = _call(target, found, asked="()" if call else "--factory")
+    if call:
+        found = _call(target, found)
     _check(target, found)
     return found
 
@@ -159,18 +159,18 @@ def _no_attribute(module: ModuleType, found: Any, path: str, name: str) -> str:
     return f"{message}; it has: {listed}"
 
 
-def _call(target: str, factory: Any, *, asked: str) -> Any:
+def _call(target: str, factory: Any) -> Any:
     if not callable(factory):
         raise LoadError(
-            f"{target!r} is to be called to make the application ({asked}), but it is {_described(factory)}, "
+            f"{target.removesuffix('()')!r} is to be called to make the application, but it is {_described(factory)}, "
             "which cannot be called"
         )
     try:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise LoadError(
-            f"{target!r} is to be called without arguments to make the application ({asked}), "
-            f"but it takes some: {error}" + ("; is it the application itself?" if asked == "--factory" else "")
+            f"{target.removesuffix('()')!r} is to be called without arguments to make the application, "
+            f"but it takes some ({error}); is it the application itself, without '()' or --factory?"
         ) from None
     except ValueError:
         # No signature is known (built in): calling it will tell.

@@ -1,10 +1,10 @@
-//! The line between the supervisor and a worker: a pair of sequenced-packet Unix sockets (unix(7)). One message is one
-//! packet; a deal has its connection attached (SCM_RIGHTS).
+//! The line between the supervisor and a worker: a pair of sequenced-packet Unix sockets (unix(7)). One
+//! message is one packet; a deal has its connection attached (SCM_RIGHTS).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -58,11 +58,12 @@ pub(super) fn packet_buffer() -> Box<[u8]> {
     vec![0; MAX_PACKET + 1].into_boxed_slice()
 }
 
-/// Takes the next packet without waiting. `None`: the other side is gone and everything that it sent was read.
+/// Takes the next packet without waiting. `None`: the other side is gone and everything that it sent was
+/// read.
 ///
 /// # Errors
-/// `AGAIN` if there is none; otherwise as recvmsg(2). `TOOBIG`: a packet longer than [`MAX_PACKET`], which is lost. `MFILE`: an
-/// attached descriptor was lost because this process may not have more.
+/// `AGAIN` if there is none; otherwise as recvmsg(2). `TOOBIG`: a packet longer than [`MAX_PACKET`], which is
+/// lost. `MFILE`: an attached descriptor was lost because this process may not have more.
 pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<Incoming>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -70,8 +71,8 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<In
     let received = loop {
         match rustix::net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
             Ok(received) => break received,
-            // The other side closed its end with packets of ours unread. The kernel says so once; what it had sent before
-            // can still be read, and then comes the end.
+            // The other side closed its end with packets of ours unread. The kernel says so once; what it had
+            // sent before can still be read, and then comes the end.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(error) => return Err(error),
         }
@@ -138,6 +139,11 @@ impl Line {
         self.fd.as_fd()
     }
 
+    /// Nothing more can be sent.
+    pub(super) fn is_broken(&self) -> bool {
+        self.gone
+    }
+
     /// Packets that the socket has not taken.
     pub(super) fn take_queue(&mut self) -> VecDeque<Packet> {
         std::mem::take(&mut self.queue)
@@ -160,8 +166,8 @@ impl Line {
         match error {
             Errno::AGAIN => {}
             Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN => self.gone = true,
-            // The limits on descriptors in flight and on memory for packets are not this socket's own: nothing reports
-            // when there is room again.
+            // The limits on descriptors in flight and on memory for packets are not this socket's own:
+            // nothing reports when there is room again.
             Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM => {
                 self.retry = Some(Box::pin(tokio::time::sleep(RETRY)));
             }
@@ -173,7 +179,8 @@ impl Line {
         }
     }
 
-    /// Moves kept packets on. Ready when there are none, or the other side is gone (its packets stay in the queue).
+    /// Moves kept packets on. Ready when there are none, or the other side is gone (its packets stay in the
+    /// queue).
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.gone {
             let Some(packet) = self.queue.front() else { break };
@@ -260,10 +267,71 @@ pub(super) fn decode_to_worker(bytes: &[u8], fd: Option<OwnedFd>) -> io::Result<
 pub struct OsOrders {
     line: Line,
     buffer: Box<[u8]>,
+    room: Room,
+}
+
+/// Whether this process may have one more descriptor. A packet that is taken without room for its descriptor loses it,
+/// and a client its connection, so the worker leaves it in the socket until there is room.
+#[derive(Debug)]
+struct Room {
+    /// RLIMIT_NOFILE: descriptors are numbered below it.
+    limit: u64,
+    /// The number of the last descriptor that came. The kernel gives the lowest that is free, so far below the limit
+    /// there is no need to ask.
+    last: u64,
+    /// Runs while there was no room.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Room {
+    /// Descriptors that the application may open between two looks.
+    const MARGIN: u64 = 256;
+    /// How often to look whether there is room again.
+    const WAIT: Duration = Duration::from_millis(20);
+
+    fn new(end: BorrowedFd<'_>) -> Room {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Room { limit: limit.unwrap_or(u64::MAX), last: number(end), wait: None }
+    }
+
+    fn is_there(&self, end: BorrowedFd<'_>) -> bool {
+        self.last.saturating_add(Room::MARGIN) < self.limit
+            || !matches!(rustix::io::fcntl_dupfd_cloexec(end, 0), Err(Errno::MFILE | Errno::NFILE))
+    }
+
+    /// Ready when there is room, or the next packet needs none.
+    fn poll(&mut self, cx: &mut Context<'_>, end: BorrowedFd<'_>, buffer: &mut [u8]) -> Poll<()> {
+        while !self.is_there(end) {
+            // Without room for control data, looking at a packet takes no descriptor.
+            let next = rustix::net::recv(end, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            let length = next.map_or(0, |(length, _)| length);
+            if !matches!(ToWorker::decode(&buffer[..length]), Ok(ToWorker::Deal { .. })) {
+                return Poll::Ready(());
+            }
+            let first = self.wait.is_none();
+            let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(Room::WAIT)));
+            if first {
+                tracing::warn!(
+                    "connections wait because this worker may have no more than {} open files; raise the limit \
+                     (`ulimit -n`, LimitNOFILE= in systemd) or set max_connections",
+                    self.limit
+                );
+            }
+            ready!(wait.as_mut().poll(cx));
+            wait.set(tokio::time::sleep(Room::WAIT));
+        }
+        self.wait = None;
+        Poll::Ready(())
+    }
+}
+
+fn number(fd: BorrowedFd<'_>) -> u64 {
+    u64::try_from(fd.as_raw_fd()).unwrap_or(0)
 }
 
 impl OsOrders {
-    /// Takes the worker's end, inside the runtime that will poll it. It becomes non-blocking and closed on exec.
+    /// Takes the worker's end, inside the runtime that will poll it. It becomes non-blocking and closed on
+    /// exec.
     ///
     /// # Errors
     /// Not a sequenced-packet socket, or the runtime could not take it.
@@ -282,7 +350,8 @@ impl OsOrders {
             Err(Errno::NOTSOCK) => return Err(wrong("is not a socket")),
             Err(error) => return Err(error.into()),
         }
-        Ok(OsOrders { line: Line::new(end)?, buffer: packet_buffer() })
+        let room = Room::new(end.as_fd());
+        Ok(OsOrders { line: Line::new(end)?, buffer: packet_buffer(), room })
     }
 }
 
@@ -292,16 +361,22 @@ impl Orders for OsOrders {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Order<OsSocket>>>> {
         // A driver that waits for orders also gets its own messages out.
         let _ = self.line.poll_flush(cx);
+        ready!(self.room.poll(cx, self.line.as_fd(), &mut self.buffer));
         Poll::Ready(match ready!(self.line.poll_receive(cx, &mut self.buffer)) {
             Ok(None) => Ok(None),
-            Ok(Some(incoming)) => decode_to_worker(&self.buffer[..incoming.length], incoming.fd).map(Some),
+            Ok(Some(incoming)) => {
+                if let Some(fd) = &incoming.fd {
+                    self.room.last = number(fd.as_fd());
+                }
+                decode_to_worker(&self.buffer[..incoming.length], incoming.fd).map(Some)
+            }
             Err(Errno::MFILE) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
             Err(error) => Err(error.into()),
         })
     }
 
     fn send(&mut self, message: &FromWorker) {
-        if self.line.gone {
+        if self.line.is_broken() {
             return;
         }
         let mut bytes = Vec::with_capacity(64);

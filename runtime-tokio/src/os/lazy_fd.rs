@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A descriptor made before there is a runtime, which registers with the one that first uses it. Readability only.
+/// A descriptor made before there is a runtime, which registers with the one that first uses it. Readability
+/// only.
 #[derive(Debug)]
 pub(super) struct LazyFd {
     // Exactly one of the two is there.

@@ -123,7 +123,8 @@ enum Family {
 }
 
 impl OsSocket {
-    /// A connection whose addresses are known, as it comes out of a `Deal`: TCP if either is there, else Unix.
+    /// A connection whose addresses are known, as it comes out of a `Deal`: TCP if either is there, else
+    /// Unix.
     pub(super) fn with_addresses(
         fd: OwnedFd,
         peer: Option<SocketAddr>,
@@ -162,7 +163,8 @@ impl Socket for OsSocket {
     type Stream = OsStream;
 
     fn into_stream(self) -> io::Result<OsStream> {
-        // What accept4 made is non-blocking already; a socket from elsewhere may not be, and would block the runtime.
+        // What accept4 made is non-blocking already; a socket from elsewhere may not be, and would block the
+        // runtime.
         rustix::io::ioctl_fionbio(&self.fd, true)?;
         match self.family {
             Family::Tcp => TcpStream::from_std(self.fd.into()).map(OsStream::Tcp),
@@ -193,6 +195,14 @@ impl Stream for OsStream {
         let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
         // Bytes, the peer's end and an error are all something that a read would find.
         !matches!(rustix::net::recv(self, &mut byte, flags), Err(Errno::AGAIN))
+    }
+
+    fn unsent_bytes(&self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open while `self` lives, and TIOCOUTQ (SIOCOUTQ, tcp(7) and unix(7)) writes one int
+        // to the address of one.
+        let result = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        (result == 0).then(|| u64::try_from(bytes).ok()).flatten()
     }
 
     fn reset_on_drop(&self) {
@@ -267,8 +277,8 @@ enum ListenAddress {
     },
 }
 
-/// The file of a Unix socket that we bound, to be removed only while it is still ours. The bound socket keeps the inode
-/// alive, so its number cannot come back for another file while we compare.
+/// The file of a Unix socket that we bound, to be removed only while it is still ours. The bound socket keeps
+/// the inode alive, so its number cannot come back for another file while we compare.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -290,8 +300,8 @@ impl SocketFile {
 }
 
 impl OsListener {
-    /// Listens where `address` says. `backlog` is the longest accept queue, in connections; the kernel caps it at
-    /// `net.core.somaxconn`.
+    /// Listens where `address` says. `backlog` is the longest accept queue, in connections; the kernel caps
+    /// it at `net.core.somaxconn`.
     ///
     /// # Errors
     /// As [`OsListener::tcp`], [`OsListener::unix`] and [`OsListener::inherited`].
@@ -313,12 +323,13 @@ impl OsListener {
         OsListener::bind(&address, backlog)
     }
 
-    /// Listens on a TCP port. A name is resolved and its first IPv4 address taken, or else its first IPv6 address. `::` takes
-    /// IPv4 connections too. Port 0 lets the kernel choose; [`OsListener::local_addr`] tells which.
+    /// Listens on a TCP port. A name is resolved and its first IPv4 address taken, or else its first IPv6
+    /// address. `::` takes IPv4 connections too. Port 0 lets the kernel choose; [`OsListener::local_addr`]
+    /// tells which.
     ///
     /// # Errors
-    /// The name does not resolve, the address is in use or not of this machine, or the port is privileged; the text
-    /// says what to do.
+    /// The name does not resolve, the address is in use or not of this machine, or the port is privileged;
+    /// the text says what to do.
     pub fn tcp(host: &str, port: u16, backlog: u32) -> io::Result<OsListener> {
         let shown = BindAddress::Tcp { host: host.to_owned(), port };
         let mut addresses = (host, port)
@@ -343,7 +354,8 @@ impl OsListener {
             Type::STREAM.nonblocking().cloexec(),
             Some(socket2::Protocol::TCP),
         )?;
-        // A restart must not wait for the old connections' TIME_WAIT. SO_REUSEPORT would let a second server in silently.
+        // A restart must not wait for the old connections' TIME_WAIT. SO_REUSEPORT would let a second server
+        // in silently.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() && address.ip().is_unspecified() {
             socket.set_only_v6(false)?;
@@ -353,7 +365,8 @@ impl OsListener {
         OsListener::from_fd(socket.into())
     }
 
-    /// Listens on a Unix socket at `path`. The file of a dead server is replaced. The umask decides the permissions.
+    /// Listens on a Unix socket at `path`. The file of a dead server is replaced. The umask decides the
+    /// permissions.
     ///
     /// # Errors
     /// A live server listens there, something there is not a socket, or the path is too long or not writable.
@@ -390,8 +403,8 @@ impl OsListener {
         })
     }
 
-    /// Takes over the listening socket that this process inherited as descriptor `number` (systemd, circus, a parent
-    /// process). The number itself is closed, so that no child inherits it.
+    /// Takes over the listening socket that this process inherited as descriptor `number` (systemd, circus, a
+    /// parent process). The number itself is closed, so that no child inherits it.
     ///
     /// # Errors
     /// The descriptor is not open, or as [`OsListener::from_fd`].
@@ -402,16 +415,17 @@ impl OsListener {
                 format!("cannot listen on fd://{number}: a descriptor's number is 0 or more"),
             ));
         }
-        // SAFETY: borrowed only for the calls below, which report EBADF when nothing is open under the number; whoever
-        // passes the number says that it is ours to use.
+        // SAFETY: borrowed only for the calls below, which report EBADF when nothing is open under the
+        // number; whoever passes the number says that it is ours to use.
         let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
         let whose = format!("fd://{number}");
         check_listening(borrowed, &whose)?;
-        // A fresh number: naming the same descriptor twice then finds it closed, instead of two owners of one.
+        // A fresh number: naming the same descriptor twice then finds it closed, instead of two owners of
+        // one.
         let fd = rustix::io::fcntl_dupfd_cloexec(borrowed, 10)
             .map_err(|error| explain(error.into(), format_args!("cannot listen on {whose}")))?;
-        // SAFETY: the check has just shown an open listening socket under this number, which nothing in this process owns: it
-        // was inherited and whoever passes the number hands it over.
+        // SAFETY: the check has just shown an open listening socket under this number, which nothing in this
+        // process owns: it was inherited and whoever passes the number hands it over.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
         OsListener::from_fd(fd)
     }
@@ -429,7 +443,8 @@ impl OsListener {
         let bound = socket.local_addr()?;
         let address = match bound.as_socket() {
             Some(address) => {
-                // Connections inherit it from the listening socket (Linux copies the socket): one call instead of one for each.
+                // Connections inherit it from the listening socket (Linux copies the socket): one call
+                // instead of one for each.
                 socket.set_tcp_nodelay(true)?;
                 if address.ip().is_unspecified() {
                     ListenAddress::TcpWildcard(address)
@@ -464,12 +479,14 @@ impl Listener for OsListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<OsSocket>>> {
         let OsListener { fd, address } = self;
         let fd = fd.get()?;
-        // Errors of a single connection are skipped, but not for ever: a filter that refuses accept4 itself looks the same.
+        // Errors of a single connection are skipped, but not for ever: a filter that refuses accept4 itself
+        // looks the same.
         let mut skipped = 0;
         // Whether accept4 has said in this very call that the queue is empty, which `Pending` promises.
         let mut empty = false;
         loop {
-            // The waker is registered before the queue is looked at, so that nothing arrives unseen in between.
+            // The waker is registered before the queue is looked at, so that nothing arrives unseen in
+            // between.
             let guard = match fd.poll_read_ready(cx) {
                 Poll::Ready(guard) => Some(guard?),
                 Poll::Pending if empty => return Poll::Pending,
@@ -503,7 +520,8 @@ impl Listener for OsListener {
                 }
             }
             ListenAddress::Unix { file, .. } => {
-                // Without the file nobody finds the socket any more; a connect() gets ENOENT instead of a lost connection.
+                // Without the file nobody finds the socket any more; a connect() gets ENOENT instead of a
+                // lost connection.
                 if let Some(file) = file {
                     file.remove_if_ours();
                 }
@@ -521,7 +539,8 @@ impl Listener for OsListener {
 
 impl Drop for OsListener {
     fn drop(&mut self) {
-        // The fields drop afterwards: while the socket is open, its inode number cannot belong to another file.
+        // The fields drop afterwards: while the socket is open, its inode number cannot belong to another
+        // file.
         if let ListenAddress::Unix { file: Some(file), .. } = &self.address {
             file.remove_if_ours();
         }
@@ -574,9 +593,9 @@ fn concerns_one_connection(error: Errno) -> bool {
     )
 }
 
-/// A classic BPF program for a listening TCP socket that drops the packets that ask for a new connection (SYN without
-/// ACK). The kernel shows it packets from the TCP header on; the flags are byte 13 (RFC 9293 §3.1). The last packet
-/// of a handshake under way passes, so it still ends in the accept queue.
+/// A classic BPF program for a listening TCP socket that drops the packets that ask for a new connection (SYN
+/// without ACK). The kernel shows it packets from the TCP header on; the flags are byte 13 (RFC 9293 §3.1).
+/// The last packet of a handshake under way passes, so it still ends in the accept queue.
 fn drop_connection_attempts() -> [SockFilter; 5] {
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
@@ -599,7 +618,8 @@ fn check_listening(fd: BorrowedFd<'_>, whose: &str) -> io::Result<()> {
         io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
-                "cannot listen on {whose}: {why}; hand over a socket that is bound and listening (stream, IPv4, IPv6 or Unix)"
+                "cannot listen on {whose}: {why}; hand over a socket that is bound and listening (stream; IPv4, \
+                 IPv6 or Unix)"
             ),
         )
     };
@@ -632,8 +652,8 @@ fn remove_stale(path: &Path, address: &SockAddr, name: &str) -> io::Result<()> {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             format!(
-                "cannot listen on {name}: there is something that is not a socket; it is left alone. Remove it or choose \
-                 another path"
+                "cannot listen on {name}: there is something that is not a socket; it is left alone. Remove it or \
+                 choose another path"
             ),
         ));
     }
@@ -666,7 +686,8 @@ fn live(name: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::AddrInUse,
         format!(
-            "cannot listen on {name}: the address is in use, a server answers there. Stop it or choose another path"
+            "cannot listen on {name}: the address is in use, a server answers there. Stop it or choose another \
+             path"
         ),
     )
 }
@@ -676,8 +697,8 @@ fn explain_bind(error: io::Error, address: &BindAddress) -> io::Error {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => match address {
             BindAddress::Tcp { port, .. } => format!(
-                "the address is in use by another process. Stop it (`ss -ltnp 'sport = :{port}'` shows it) or choose another \
-                 port"
+                "the address is in use by another process. Stop it (`ss -ltnp 'sport = :{port}'` shows it) or \
+                 choose another port"
             ),
             _ => "the address is in use by another process. Stop it or choose another address".to_owned(),
         },

@@ -23,9 +23,10 @@ use crate::worker_host::{HostEvent, Order, WorkerHost, WorkerId};
 
 /// Starts workers as processes.
 ///
-/// Everything about the process that is the application's business (program, arguments, environment) comes from a function; what
-/// the host adds is the control line, and a clean slate: no signal handler, no blocked signal, SIGINT ignored (Ctrl-C
-/// reaches the whole process group, and only the supervisor is to act on it), nothing on standard input.
+/// Everything about the process that is the application's business (program, arguments, environment) comes
+/// from a function; what the host adds is the control line, and a clean slate: no signal handler, no blocked
+/// signal, SIGINT ignored (Ctrl-C reaches the whole process group, and only the supervisor is to act on it),
+/// nothing on standard input.
 pub struct OsWorkerHost {
     command: Box<dyn FnMut(u32, u32) -> Command + Send>,
     workers: BTreeMap<WorkerId, Process>,
@@ -47,9 +48,11 @@ struct Process {
     /// `None` where the kernel has none (before 5.3, or a sandbox); SIGCHLD has to do then.
     pidfd: Option<AsyncFd<OwnedFd>>,
     line: Line,
-    /// The worker's own end, kept to read back what the worker did not take. Never a worker's only link to life: both
-    /// ends vanish with the supervisor, and only the first is the one whose end the worker sees.
+    /// The worker's own end, kept to read back what the worker did not take. Never a worker's only link to
+    /// life: both ends vanish with the supervisor, and only the first is the one whose end the worker sees.
     workers_end: OwnedFd,
+    /// It was killed because it could not be talked to.
+    refused: bool,
 }
 
 impl std::fmt::Debug for OsWorkerHost {
@@ -62,9 +65,9 @@ impl std::fmt::Debug for OsWorkerHost {
 }
 
 impl OsWorkerHost {
-    /// `command` makes the command for a worker from its number (from 1) and its generation; standard input and [`CONTROL_FD`]
-    /// are set by the host. Children that are not workers are reaped if orphans can come to this process at all: it is pid 1, or a
-    /// child subreaper (PR_SET_CHILD_SUBREAPER(2const)).
+    /// `command` makes the command for a worker from its number (from 1) and its generation; standard input
+    /// and [`CONTROL_FD`] are set by the host. Children that are not workers are reaped if orphans can come
+    /// to this process at all: it is pid 1, or a child subreaper (PR_SET_CHILD_SUBREAPER(2const)).
     ///
     /// # Errors
     /// No descriptors left for the SIGCHLD handler's pipe.
@@ -76,7 +79,8 @@ impl OsWorkerHost {
             // A full pipe is readable already.
             let _ = rustix::io::write(&write, b"c");
         };
-        // SAFETY: the handler makes one write(2), which is async-signal-safe, and owns the descriptor that it writes to.
+        // SAFETY: the handler makes one write(2), which is async-signal-safe, and owns the descriptor that it
+        // writes to.
         let child_signal_id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, handler) }?;
         let is_reaper = rustix::process::getpid().is_init() || is_subreaper();
         Ok(OsWorkerHost {
@@ -92,8 +96,8 @@ impl OsWorkerHost {
         })
     }
 
-    /// Whether children that are not workers are reaped. Not in a process that starts children by other means as well:
-    /// their exit statuses would be lost.
+    /// Whether children that are not workers are reaped. Not in a process that starts children by other means
+    /// as well: their exit statuses would be lost.
     #[must_use]
     pub fn reap_strangers(mut self, reap: bool) -> OsWorkerHost {
         self.reap_strangers = reap;
@@ -109,6 +113,9 @@ impl OsWorkerHost {
     fn poll_messages(&mut self, cx: &mut Context<'_>, worker: WorkerId) {
         let Some(process) = self.workers.get_mut(&worker) else { return };
         let _ = process.line.poll_flush(cx);
+        if process.line.is_broken() {
+            process.refuse("it cannot be told anything");
+        }
         // A worker that talks without end must not keep the others waiting.
         for _ in 0..32 {
             match process.line.poll_receive(cx, &mut self.buffer) {
@@ -168,7 +175,8 @@ impl OsWorkerHost {
         }
     }
 
-    /// Whether a SIGCHLD came since the last call; true at the first call, for what ended before there was a handler.
+    /// Whether a SIGCHLD came since the last call; true at the first call, for what ended before there was a
+    /// handler.
     fn child_changed(&mut self, cx: &mut Context<'_>) -> bool {
         let first = self.waker.is_none();
         let mut changed = first;
@@ -227,8 +235,11 @@ impl Drop for OsWorkerHost {
 }
 
 impl Process {
-    /// The worker's process says what no worker of this build says. It cannot be supervised.
-    fn refuse(&self, why: &str) {
+    /// The worker cannot be talked to, so it cannot be supervised.
+    fn refuse(&mut self, why: &str) {
+        if std::mem::replace(&mut self.refused, true) {
+            return;
+        }
         tracing::error!("worker {}: {why} — killing it", self.number);
         self.kill();
     }
@@ -246,7 +257,8 @@ impl Process {
         }
     }
 
-    /// The connections that the worker, which has ended, never took: first those in the socket, then those that had not even got there.
+    /// The connections that the worker, which has ended, never took: first those in the socket, then those
+    /// that had not even got there.
     fn undelivered(&mut self, buffer: &mut [u8]) -> Vec<Accepted<OsSocket>> {
         let mut undelivered = Vec::new();
         let mut keep = |bytes: &[u8], fd: Option<OwnedFd>| match decode_to_worker(bytes, fd) {
@@ -295,7 +307,7 @@ impl WorkerHost for OsWorkerHost {
                 None
             }
         };
-        self.workers.insert(worker, Process { number, pid, pidfd, line, workers_end });
+        self.workers.insert(worker, Process { number, pid, pidfd, line, workers_end, refused: false });
         self.wake();
         Ok(())
     }
@@ -369,8 +381,8 @@ fn start(command: &mut Command, workers_end: BorrowedFd<'_>) -> io::Result<Pid> 
     };
     // SAFETY: between fork and exec `prepare` makes system calls only: no allocation, no lock.
     unsafe { command.pre_exec(prepare) };
-    // Until the child has put the supervisor's handlers away, a signal to the process group would run them there, and they
-    // would write to the supervisor's own pipes: one Ctrl-C would count as two.
+    // Until the child has put the supervisor's handlers away, a signal to the process group would run them
+    // there, and they would write to the supervisor's own pipes: one Ctrl-C would count as two.
     let blocked = BlockedSignals::new();
     let child = command.spawn();
     drop(blocked);
@@ -381,7 +393,8 @@ fn start(command: &mut Command, workers_end: BorrowedFd<'_>) -> io::Result<Pid> 
         .ok_or_else(|| io::Error::other(format!("the kernel gave pid {id}")))
 }
 
-/// In the child: handlers off, SIGINT ignored, nothing blocked. What was ignored when pounce was started (nohup) stays ignored.
+/// In the child: handlers off, SIGINT ignored, nothing blocked. What was ignored when pounce was started
+/// (nohup) stays ignored.
 fn clean_signals() -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
     for signal in 1..libc::SIGRTMAX() {
@@ -421,8 +434,8 @@ impl BlockedSignals {
     fn new() -> BlockedSignals {
         let mut all = MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: both sets are initialised by sigfillset and sigemptyset before they are read; the calls cannot fail with valid
-        // arguments.
+        // SAFETY: both sets are initialised by sigfillset and sigemptyset before they are read; the calls
+        // cannot fail with valid arguments.
         unsafe {
             libc::sigfillset(all.as_mut_ptr());
             libc::sigemptyset(before.as_mut_ptr());
@@ -457,8 +470,8 @@ fn wait(pid: Pid) -> Result<Option<ExitStatus>, Errno> {
 /// A child that has ended, whichever, left unreaped.
 fn next_ended_child() -> Option<Pid> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: the structure is zeroed, which is a valid value, and the call writes into it or leaves it; `si_pid` is there
-    // for what waitid(2) writes, and zero where it wrote nothing.
+    // SAFETY: the structure is zeroed, which is a valid value, and the call writes into it or leaves it;
+    // `si_pid` is there for what waitid(2) writes, and zero where it wrote nothing.
     let pid = unsafe {
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         if libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) != 0 {
@@ -472,4 +485,41 @@ fn next_ended_child() -> Option<Pid> {
 /// Whether orphans among our descendants become our children.
 fn is_subreaper() -> bool {
     rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_pidfd_an_exit_is_noticed_all_the_same() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let (read, write) = io::pipe().expect("a pipe");
+            let mut host = OsWorkerHost::new(move |_, _| {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", "read line <&2; exit 5"]).stderr(read.try_clone().expect("a pipe"));
+                command
+            })
+            .expect("a host");
+            host.spawn(1, 1, 1).expect("a worker");
+            host.workers.get_mut(&1).expect("a worker").pidfd = None;
+            let exit = std::future::poll_fn(|cx| {
+                host.poll_event(cx).map(|event| match event {
+                    HostEvent::Exited { status, .. } => status,
+                    HostEvent::Message { message, .. } => panic!("{message:?}"),
+                })
+            });
+            // The worker ends while we wait, so it is the signal that wakes us.
+            let mut exit = std::pin::pin!(exit);
+            std::future::poll_fn(|cx| {
+                assert!(exit.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            drop(write);
+            let status = tokio::time::timeout(std::time::Duration::from_secs(30), exit).await;
+            assert_eq!(status, Ok(ExitStatus::Code(5)));
+        });
+    }
 }

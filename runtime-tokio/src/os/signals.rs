@@ -13,13 +13,15 @@ use rustix::io::Errno;
 
 use super::lazy_fd::LazyFd;
 
-/// What is caught and what becomes of it. SIGCHLD is not here: [`super::process::OsWorkerHost`] has its own handler.
+/// What is caught and what becomes of it. SIGCHLD is not here: [`super::process::OsWorkerHost`] has its own
+/// handler.
 const CAUGHT: [(i32, Caught); 7] = [
     (libc::SIGTERM, Caught::Order(Signal::Term)),
     (libc::SIGINT, Caught::Order(Signal::Int)),
     (libc::SIGQUIT, Caught::Order(Signal::Quit)),
     (libc::SIGHUP, Caught::Order(Signal::Hup)),
-    // Deadly by default, and sent by people who are used to another server. A handler, not SIG_IGN: workers would inherit that.
+    // Deadly by default, and sent by people who are used to another server. A handler, not SIG_IGN: workers
+    // would inherit that.
     (libc::SIGUSR1, Caught::Ignored("SIGUSR1")),
     (libc::SIGUSR2, Caught::Ignored("SIGUSR2")),
     (libc::SIGWINCH, Caught::Quietly),
@@ -36,7 +38,8 @@ enum Caught {
 
 /// Signal handlers that write into a pipe. Installed before there is a runtime, polled inside one.
 ///
-/// Signals come out in the order in which their handlers ran. A signal that comes again before it was polled is one.
+/// Signals come out in the order in which their handlers ran. A signal that comes again before it was polled
+/// is one.
 #[derive(Debug)]
 pub struct Signals {
     pipe: LazyFd,
@@ -47,8 +50,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers and lets the signals through if they were inherited as blocked; to be called before anything else, in the
-    /// main thread. SIGHUP inherited as ignored (nohup(1)) stays ignored. SIGPIPE is ignored.
+    /// Installs the handlers and lets the signals through if they were inherited as blocked; to be called
+    /// before anything else, in the main thread. SIGHUP inherited as ignored (nohup(1)) stays ignored.
+    /// SIGPIPE is ignored.
     ///
     /// # Errors
     /// No descriptors left for the pipe.
@@ -85,7 +89,8 @@ impl Signals {
                 waiting[index].store(false, Ordering::Release);
             }
         };
-        // SAFETY: the handler makes atomic operations and one write(2), all async-signal-safe, on what it owns.
+        // SAFETY: the handler makes atomic operations and one write(2), all async-signal-safe, on what it
+        // owns.
         unsafe { signal_hook::low_level::register(number, handler) }
     }
 
@@ -146,7 +151,8 @@ fn is_ignored(number: i32) -> bool {
 /// A blocked signal would never arrive; some parents leave signals blocked for their children.
 fn unblock() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the set is initialised by sigemptyset before it is used; the calls cannot fail with valid arguments.
+    // SAFETY: the set is initialised by sigemptyset before it is used; the calls cannot fail with valid
+    // arguments.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         for (number, _) in CAUGHT {

@@ -1,0 +1,107 @@
+"""What an application sees of a request."""
+
+import ast
+
+from harness import TestCase
+
+ECHO_SCOPE = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            scope["state"]["answer"] = 42
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        body = repr({**scope, "state": dict(scope["state"])}).encode()
+        scope["state"]["leak"] = True
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+
+class Scope(TestCase):
+    def scope(self, worker, *args, **kwargs):
+        response = worker.request(*args, **kwargs)
+        self.assertEqual(response.status, 200, response.raw)
+        return ast.literal_eval(response.body.decode())
+
+    def test_every_field_of_the_specification(self):
+        worker = self.serve(ECHO_SCOPE)
+        scope = self.scope(worker, "/a%20b/%C3%A9?x=%201&y", headers="X-One: 1\r\nx-one: 2\r\n")
+        client = scope.pop("client")
+        self.assertEqual(client[0], "127.0.0.1")
+        self.assertIsInstance(client[1], int)
+        self.assertEqual(
+            scope,
+            {
+                "type": "http",
+                "asgi": {"version": "3.0", "spec_version": "2.4"},
+                "http_version": "1.1",
+                "method": "GET",
+                "scheme": "http",
+                "path": "/a b/é",
+                "raw_path": b"/a%20b/%C3%A9",
+                "query_string": b"x=%201&y",
+                "root_path": "",
+                "headers": [
+                    (b"host", b"test"),
+                    (b"connection", b"close"),
+                    (b"x-one", b"1"),
+                    (b"x-one", b"2"),
+                ],
+                "server": ("127.0.0.1", worker.address[1]),
+                "state": {"answer": 42},
+                "extensions": {},
+            },
+        )
+
+    def test_the_state_of_one_request_is_not_seen_by_the_next(self):
+        worker = self.serve(ECHO_SCOPE)
+        self.scope(worker)
+        self.assertEqual(self.scope(worker)["state"], {"answer": 42})
+
+    def test_root_path_is_part_of_the_path(self):
+        scope = self.scope(self.serve(ECHO_SCOPE, root_path="/api"), "/users")
+        self.assertEqual((scope["root_path"], scope["path"], scope["raw_path"]), ("/api", "/api/users", b"/api/users"))
+
+    def test_escapes_that_are_not_utf8_or_not_escapes(self):
+        worker = self.serve(ECHO_SCOPE)
+        self.assertEqual(self.scope(worker, "/%FF")["path"], "/\N{REPLACEMENT CHARACTER}")
+        self.assertEqual(self.scope(worker, "/100%")["path"], "/100%")
+        self.assertEqual(self.scope(worker, "/%zz%4")["path"], "/%zz%4")
+
+    def test_an_absolute_target_and_an_asterisk(self):
+        worker = self.serve(ECHO_SCOPE)
+        scope = self.scope(worker, "http://test/there?q")
+        self.assertEqual((scope["path"], scope["query_string"]), ("/there", b"q"))
+        self.assertEqual(self.scope(worker, "*", method="OPTIONS")["path"], "*")
+
+    def test_the_method_is_upper_case(self):
+        self.assertEqual(self.scope(self.serve(ECHO_SCOPE), method="PROPFIND")["method"], "PROPFIND")
+
+    def test_requests_of_one_connection_do_not_mix(self):
+        # Scopes are built from what the last request of the connection had.
+        from harness import read_response
+
+        worker = self.serve(ECHO_SCOPE)
+        with worker.connect() as client:
+            seen = []
+            for request in (
+                b"GET /1?a HTTP/1.1\r\nhost: test\r\nx-a: 1\r\n\r\n",
+                b"POST /2 HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\n\r\n",
+                b"GET /1 HTTP/1.1\r\nhost: test\r\nx-a: 2\r\nx-b: 3\r\n\r\n",
+                b"GET /1 HTTP/1.1\r\nhost: test\r\n\r\n",
+            ):
+                client.sendall(request)
+                scope = ast.literal_eval(read_response(client).body.decode())
+                seen.append((scope["method"], scope["path"], scope["query_string"], scope["headers"][1:]))
+        self.assertEqual(
+            seen,
+            [
+                ("GET", "/1", b"a", [(b"x-a", b"1")]),
+                ("POST", "/2", b"", [(b"content-length", b"0")]),
+                ("GET", "/1", b"", [(b"x-a", b"2"), (b"x-b", b"3")]),
+                ("GET", "/1", b"", []),
+            ],
+        )
