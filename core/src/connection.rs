@@ -49,7 +49,7 @@ machine! {
         /// The verdict `Eof`, or the peer's own end between requests.
         Ended: Fresh | Idle => Closing,
         /// The server refuses what it has read of a head: 408, 400, 503.
-        Rejected: Fresh | ReadingHead => Closing,
+        Rejected: ReadingHead => Closing,
         /// The parser is done with the connection after the response it was writing.
         Finished: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing => Closing,
         Closed: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing | Closing => Closed,

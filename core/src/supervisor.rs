@@ -50,7 +50,7 @@ machine! {
         AllReady: Starting => Running,
         ReloadBegun: Running => Reloading,
         ReloadDone: Reloading => Running,
-        Delay: Starting | Running | Reloading => LameDuck,
+        Delay: Running | Reloading => LameDuck,
         Drain: Starting | Running | Reloading | LameDuck => EmptyingBacklog,
         BacklogEmpty: EmptyingBacklog => Draining,
         Force: Starting | Running | Reloading | LameDuck | EmptyingBacklog | Draining => Forcing,

@@ -43,6 +43,8 @@ pub struct SupervisorObserver {
     /// Since `RefuseNew`, and the last connection after it, the accept queue was seen empty.
     backlog_empty: bool,
     listeners_closed: bool,
+    /// They were closed without a last look into the accept queue.
+    closed_blindly: bool,
     refusing: u64,
     lost: bool,
     start_failed: bool,
@@ -53,6 +55,8 @@ pub struct SupervisorObserver {
     not_before: BTreeMap<u32, Instant>,
     exited: bool,
     outputs: usize,
+    /// The last thing that happened was an input, so what was due is done.
+    settled: bool,
 }
 
 impl SupervisorObserver {
@@ -69,6 +73,7 @@ impl SupervisorObserver {
             refused_new: false,
             backlog_empty: false,
             listeners_closed: false,
+            closed_blindly: false,
             refusing: 0,
             lost: false,
             start_failed: false,
@@ -78,6 +83,7 @@ impl SupervisorObserver {
             not_before: BTreeMap::new(),
             exited: false,
             outputs: 0,
+            settled: true,
         }
     }
 
@@ -89,6 +95,7 @@ impl SupervisorObserver {
         check_clock(self.last, now)?;
         self.last = now;
         self.outputs = 0;
+        self.settled = true;
         match input {
             Input::Signal(signal) => {
                 self.quit |= *signal == Signal::Quit || (*signal == Signal::Int && s.cut_short());
@@ -106,14 +113,14 @@ impl SupervisorObserver {
     }
 
     fn message(&mut self, now: Instant, worker: WorkerId, message: &FromWorker) {
-        let Some(known) = self.workers.get_mut(&worker).filter(|known| !known.killed) else { return };
+        let Some(known) = self.workers.get_mut(&worker) else { return };
         match message {
-            FromWorker::Ready => {
+            FromWorker::Ready if !known.killed => {
                 known.ready = true;
                 known.since = now;
             }
             FromWorker::Status { closed, .. } => known.closed = known.closed.max((*closed).min(known.dealt)),
-            FromWorker::Stopped { clean, .. } => {
+            FromWorker::Stopped { clean, .. } if !known.killed => {
                 known.stopped_at.get_or_insert(now);
                 known.closed = known.dealt;
                 self.lost |= self.shutting_down && !clean;
@@ -140,6 +147,7 @@ impl SupervisorObserver {
     /// The first rule that does not hold.
     pub fn placed(&mut self, s: &Supervisor, placement: Placement) -> Result<(), Violation> {
         self.backlog_empty = false;
+        self.settled = false;
         match placement {
             Placement::Worker(worker) => {
                 let known = self.workers.get_mut(&worker);
@@ -181,7 +189,9 @@ impl SupervisorObserver {
             format!("{output:?}")
         })?;
         if let Output::Timeout(at) = output {
-            check_timeout(now, *at)?;
+            if self.settled {
+                check_timeout(now, *at)?;
+            }
             return self.check_rest(s, *at);
         }
         require(7, "after its exit a server does nothing", !self.exited, || format!("{output:?}"))?;
@@ -198,6 +208,7 @@ impl SupervisorObserver {
             }
             Output::CloseListeners => {
                 self.listeners_closed = true;
+                self.closed_blindly = !self.backlog_empty;
                 let impatient = self.quit || self.is_out_of_time(now);
                 let rule = "listeners are closed with the accept queue empty";
                 require(2, rule, self.backlog_empty || impatient, || {
@@ -353,6 +364,7 @@ impl SupervisorObserver {
         require(7, "nobody is left behind", !abandoned || impatient, || {
             format!("{} workers, {} refused", self.workers.len(), self.refusing)
         })?;
+        let abandoned = abandoned || self.closed_blindly;
         let truth = match code {
             exit::CLEAN => !self.lost && !self.quit && !abandoned,
             exit::FORCED => self.lost || self.quit || abandoned,
