@@ -205,16 +205,62 @@ fn explore(name: &str, first: Cluster) {
     println!("{name}: {:?}", Duration::from_millis(started.elapsed().as_millis() as u64));
 }
 
+fn setup(workers: u32, clients: u8, budget: Budget) -> Setup {
+    Setup { policy: policy(|_| {}), workers, clients, budget, eager_clients: true }
+}
+
 #[test]
 fn drain_of_two_workers_with_three_connections() {
-    for clients in 1..=3 {
-        let setup = Setup {
-            policy: policy(|_| {}),
-            workers: 2,
-            clients,
-            budget: Budget { term: 1, ..Budget::default() },
-            eager_clients: true,
-        };
-        explore(&format!("drain {clients}"), Cluster::started(setup).expect("it starts"));
-    }
+    let setup = setup(2, 3, Budget { term: 1, ..Budget::default() });
+    explore("drain", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn impatient_operator() {
+    let setup = setup(2, 1, Budget { term: 1, int: 2, quit: 1, ..Budget::default() });
+    explore("signals", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn worker_that_crashes() {
+    let setup = setup(2, 1, Budget { term: 1, crash: 1, ..Budget::default() });
+    explore("crash", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn signal_during_start_up() {
+    let setup = setup(2, 1, Budget { term: 1, boot_failure: 1, ..Budget::default() });
+    explore("start-up", Cluster::new(setup).expect("it starts"));
+}
+
+#[test]
+fn reload_that_may_fail() {
+    let setup = setup(1, 1, Budget { term: 1, hup: 1, boot_failure: 1, ..Budget::default() });
+    explore("reload", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn reload_after_one_that_failed() {
+    let setup = setup(1, 0, Budget { term: 1, hup: 2, boot_failure: 1, ..Budget::default() });
+    explore("two reloads", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn crash_during_a_reload() {
+    let setup = setup(1, 1, Budget { term: 1, hup: 1, crash: 1, ..Budget::default() });
+    explore("reload and crash", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn delayed_drain_with_slow_clients() {
+    let policy = policy(|p| p.drain_delay = 1.0);
+    let budget = Budget { term: 1, half_head: 1, ..Budget::default() };
+    let setup = Setup { policy, eager_clients: false, ..setup(1, 2, budget) };
+    explore("delay", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn worker_that_is_told_to_stop_by_itself() {
+    let setup = setup(1, 1, Budget { term: 1, retire: 1, boot_failure: 1, ..Budget::default() });
+    explore("retire", Cluster::started(setup).expect("it starts"));
 }

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -81,15 +81,26 @@ enum ToWorkerItem {
 }
 
 /// One worker process.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug)]
 struct Proc {
     worker: Worker,
+    observer: WorkerObserver,
     inbox: VecDeque<ToWorkerItem>,
     outbox: VecDeque<FromWorker>,
     timeout: Option<Instant>,
     app_stopping: bool,
     app_ready: bool,
     dead: Option<ExitStatus>,
+}
+
+/// The processes that are not reaped, in the order of their start. A vector, because it is copied for every state.
+#[derive(Clone, Debug, Default)]
+struct Procs(Vec<(WorkerId, Proc)>);
+
+impl Procs {
+    fn get(&mut self, id: WorkerId) -> Option<&mut Proc> {
+        self.0.iter_mut().find(|(known, _)| *known == id).map(|(_, proc)| proc)
+    }
 }
 
 /// Where a client's connection is.
@@ -149,7 +160,7 @@ pub struct Cluster {
     eager_clients: bool,
     supervisor: Supervisor,
     supervisor_timeout: Option<Instant>,
-    procs: BTreeMap<WorkerId, Proc>,
+    procs: Procs,
     clients: Vec<Client>,
     backlog: VecDeque<u8>,
     held: VecDeque<u8>,
@@ -161,14 +172,16 @@ pub struct Cluster {
     /// A request was lost after the shutdown began.
     lost_in_shutdown: bool,
     supervisor_observer: SupervisorObserver,
-    worker_observers: BTreeMap<WorkerId, WorkerObserver>,
     connection_observers: Vec<Option<ConnectionObserver>>,
 }
 
 /// The time at which two states are compared.
 const COMPARED_AT: Instant = Instant::from_millis(1_000_000_000);
-/// What is longer ago than this is as good as ever.
+/// What is longer ago than this is as good as ever: more than any time that a machine counts from the past, given the
+/// policies of the tests.
 const LONG_AGO: Duration = Duration::from_millis(1100);
+/// The same for a worker, which counts only the interval between two reports.
+const LONG_AGO_FOR_A_WORKER: Duration = Duration::from_millis(10);
 /// A timer further away than this is none: the policies of the tests say so for what they do not mean to try.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -192,7 +205,7 @@ impl Cluster {
             eager_clients: setup.eager_clients,
             supervisor: Supervisor::new(setup.policy, setup.workers, now),
             supervisor_timeout: None,
-            procs: BTreeMap::new(),
+            procs: Procs::default(),
             clients: vec![client; usize::from(setup.clients)],
             backlog: VecDeque::new(),
             held: VecDeque::new(),
@@ -203,7 +216,6 @@ impl Cluster {
             exit: None,
             lost_in_shutdown: false,
             supervisor_observer: SupervisorObserver::new(now),
-            worker_observers: BTreeMap::new(),
             connection_observers: vec![None; usize::from(setup.clients)],
         };
         this.obey_supervisor()?;
@@ -234,13 +246,14 @@ impl Cluster {
     /// A hash of everything that decides what can happen from here, with times relative to now.
     pub fn fingerprint(&self, hasher: &mut impl Hasher) {
         let back = self.now;
-        let shift = |at: &mut Instant| {
+        let shift_within = |at: &mut Instant, long_ago: Duration| {
             *at = if *at >= back {
                 COMPARED_AT + at.since(back)
             } else {
-                COMPARED_AT - back.since(*at).min(LONG_AGO)
+                COMPARED_AT - back.since(*at).min(long_ago)
             };
         };
+        let shift = |at: &mut Instant| shift_within(at, LONG_AGO);
         let shifted = |at: Option<Instant>| {
             at.map(|mut at| {
                 shift(&mut at);
@@ -251,10 +264,10 @@ impl Cluster {
         supervisor.for_each_instant(shift);
         supervisor.hash(hasher);
         shifted(self.supervisor_timeout).hash(hasher);
-        for (id, proc) in &self.procs {
+        for (id, proc) in &self.procs.0 {
             id.hash(hasher);
             let mut worker = proc.worker.clone();
-            worker.for_each_instant(shift);
+            worker.for_each_instant(|at| shift_within(at, LONG_AGO_FOR_A_WORKER));
             worker.hash(hasher);
             (&proc.inbox, &proc.outbox, proc.app_stopping, proc.app_ready, proc.dead).hash(hasher);
             shifted(proc.timeout).hash(hasher);
@@ -283,7 +296,7 @@ impl Cluster {
         } else if self.supervisor.wants_accept() && !(self.backlog.is_empty() && self.held.is_empty()) {
             actions.push(Action::Accept);
         }
-        for (&id, proc) in &self.procs {
+        for &(id, ref proc) in &self.procs.0 {
             self.proc_actions(id, proc, &mut actions);
         }
         let b = &self.budget;
@@ -305,7 +318,7 @@ impl Cluster {
             actions.push(Action::SupervisorTimeout);
             anybody = true;
         }
-        for (&id, proc) in &self.procs {
+        for &(id, ref proc) in &self.procs.0 {
             if proc.dead.is_none() && due(proc.timeout) {
                 actions.push(Action::WorkerTimeout(id));
                 anybody = true;
@@ -383,7 +396,7 @@ impl Cluster {
 
     /// The earliest timer of anybody.
     fn next_timer(&self) -> Option<Instant> {
-        let procs = self.procs.values().filter(|p| p.dead.is_none()).map(|p| p.timeout);
+        let procs = self.procs.0.iter().map(|(_, proc)| proc).filter(|p| p.dead.is_none()).map(|p| p.timeout);
         let clients = self.clients.iter().filter(|c| c.connection.is_some()).map(|c| c.timeout);
         let far = self.now + NEVER;
         std::iter::once(self.supervisor_timeout)
@@ -422,7 +435,7 @@ impl Cluster {
             }
             Action::ToWorker(id) => self.deliver_to_worker(id)?,
             Action::FromWorker(id) => {
-                if let Some(message) = self.procs.get_mut(&id).and_then(|p| p.outbox.pop_front()) {
+                if let Some(message) = self.procs.get(id).and_then(|p| p.outbox.pop_front()) {
                     self.tell_supervisor(SupervisorInput::Worker { worker: id, message })?;
                 }
             }
@@ -472,7 +485,7 @@ impl Cluster {
     }
 
     fn proc(&mut self, id: WorkerId) -> &mut Proc {
-        self.procs.get_mut(&id).expect("the action names a process that exists")
+        self.procs.get(id).expect("the action names a process that exists")
     }
 
     fn tell_supervisor(&mut self, input: SupervisorInput) -> Checked {
@@ -483,10 +496,8 @@ impl Cluster {
 
     fn tell_worker(&mut self, id: WorkerId, input: WorkerInput) -> Checked {
         let now = self.now;
-        let Some(proc) = self.procs.get_mut(&id) else { return Ok(()) };
-        if let Some(observer) = self.worker_observers.get_mut(&id) {
-            observer.input(&proc.worker, now, &input)?;
-        }
+        let Some(proc) = self.procs.get(id) else { return Ok(()) };
+        proc.observer.input(&proc.worker, now, &input)?;
         proc.worker.handle(now, input);
         self.obey_worker(id)
     }
@@ -499,6 +510,7 @@ impl Cluster {
                 SupervisorOutput::Spawn { worker, .. } => {
                     let proc = Proc {
                         worker: Worker::new(self.policy, self.now),
+                        observer: WorkerObserver::new(self.now),
                         inbox: VecDeque::new(),
                         outbox: VecDeque::new(),
                         timeout: None,
@@ -506,12 +518,11 @@ impl Cluster {
                         app_ready: false,
                         dead: None,
                     };
-                    self.procs.insert(worker, proc);
-                    self.worker_observers.insert(worker, WorkerObserver::new(self.now));
+                    self.procs.0.push((worker, proc));
                     self.obey_worker(worker)?;
                 }
                 SupervisorOutput::Tell { worker, message } => {
-                    if let Some(proc) = self.procs.get_mut(&worker).filter(|p| p.dead.is_none()) {
+                    if let Some(proc) = self.procs.get(worker).filter(|p| p.dead.is_none()) {
                         proc.inbox.push_back(ToWorkerItem::Message(message));
                     }
                 }
@@ -568,11 +579,9 @@ impl Cluster {
     fn obey_worker(&mut self, id: WorkerId) -> Checked {
         let now = self.now;
         loop {
-            let Some(proc) = self.procs.get_mut(&id) else { return Ok(()) };
+            let Some(proc) = self.procs.get(id) else { return Ok(()) };
             let output = proc.worker.poll_output();
-            if let Some(observer) = self.worker_observers.get_mut(&id) {
-                observer.output(&proc.worker, now, &output)?;
-            }
+            proc.observer.output(&proc.worker, now, &output)?;
             match output {
                 WorkerOutput::Send(message) => proc.outbox.push_back(message),
                 WorkerOutput::Phase(phase) => self.each_connection_of(id, ConnectionInput::Phase(phase))?,
@@ -606,7 +615,7 @@ impl Cluster {
 
     /// The process ends; `excused`: what it was doing may be lost.
     fn die(&mut self, id: WorkerId, status: ExitStatus, excused: bool) -> Checked {
-        let Some(proc) = self.procs.get_mut(&id).filter(|p| p.dead.is_none()) else { return Ok(()) };
+        let Some(proc) = self.procs.get(id).filter(|p| p.dead.is_none()) else { return Ok(()) };
         proc.dead = Some(status);
         let aborting = proc.worker.phase() == Phase::Aborting;
         for i in self.clients_of(id) {
@@ -616,8 +625,8 @@ impl Cluster {
     }
 
     fn reap(&mut self, id: WorkerId) -> Checked {
-        let Some(proc) = self.procs.remove(&id) else { return Ok(()) };
-        self.worker_observers.remove(&id);
+        let Some(at) = self.procs.0.iter().position(|(known, _)| *known == id) else { return Ok(()) };
+        let (_, proc) = self.procs.0.remove(at);
         let undelivered: Vec<u8> = proc
             .inbox
             .iter()
@@ -648,7 +657,7 @@ impl Cluster {
             let client = &mut self.clients[usize::from(i)];
             match placement {
                 Placement::Worker(id) => {
-                    if let Some(proc) = self.procs.get_mut(&id).filter(|p| p.dead.is_none()) {
+                    if let Some(proc) = self.procs.get(id).filter(|p| p.dead.is_none()) {
                         proc.inbox.push_back(ToWorkerItem::Deal(i));
                         client.place = Place::Dealt(id);
                         break;
@@ -822,6 +831,8 @@ impl Cluster {
                 }
                 ConnectionOutput::EndRequest(Ending::Forced) => self.respond(i, Outcome::Refused)?,
                 ConnectionOutput::EndRequest(_) => self.respond(i, Outcome::Answered)?,
+                // No write waits in this world.
+                ConnectionOutput::ProbeWrite => {}
                 ConnectionOutput::Cut => {
                     self.step(i, ConnectionInput::Finished)?;
                     self.closed(i)?;
