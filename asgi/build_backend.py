@@ -12,6 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What `tool.maturin.data` in pyproject.toml names.
 SCRIPTS = ROOT / "target" / "wheel.data" / "scripts"
 
+# For both builds alike, or cargo would compile everything twice.
+os.environ.setdefault("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+
 get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
 
 
@@ -56,11 +59,7 @@ def _build_executable():
     command = ["cargo", "build", "--release", "--package", "pounce", "--bin", "pounce"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
     SCRIPTS.mkdir(parents=True, exist_ok=True)
-    executable = SCRIPTS / "pounce"
-    shutil.copy2(target / "release" / "pounce", executable)
-    strip = shutil.which("strip")
-    if strip is not None:
-        subprocess.run([strip, str(executable)], check=True)
+    shutil.copy2(target / "release" / "pounce", SCRIPTS / "pounce")
 
 
 def _require_cargo():

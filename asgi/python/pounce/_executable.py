@@ -69,15 +69,27 @@ def replace_process(arguments: list[str]) -> NoReturn:
 
 def call(arguments: list[str]) -> int:
     """Run the executable, hand it the signals that this process gets, and return its exit code."""
-    process = subprocess.Popen([find(), *arguments], env=environment())
+    path = find()
+    process: subprocess.Popen[bytes] | None = None
+    early = []
+
+    def forward(number: int, _frame: object) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             # A terminal sends these two to the whole process group; the executable has them already.
             twice = number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
-            handler = signal.SIG_IGN if twice else lambda got, _frame: process.send_signal(got)
-            before[number] = signal.signal(number, handler)
+            # Not SIG_IGN, which the executable would inherit.
+            before[number] = signal.signal(number, (lambda *_: None) if twice else forward)
     try:
+        process = subprocess.Popen([path, *arguments], env=environment())
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
     finally:
         for number, handler in before.items():
