@@ -1,5 +1,6 @@
-//! The log, word for word (design.md §4). Times, ports and pids are redacted; workers stop in no particular order when
-//! nothing holds them, so neighbouring lines that differ in nothing but numbers are put in order.
+//! The log, word for word (design.md §4). Times, ports and pids are redacted. Workers answer in their own time, so the
+//! lines of several workers interleave; they are put in order here, by what they say and then by worker, after a check that
+//! each worker's own lines are in order.
 //!
 //! To see these fail: change a word of core's events.
 
@@ -10,20 +11,29 @@ use pounce_tests::log_redaction::{is_stamp, redact};
 use pounce_tests::server::SLACK;
 use pounce_tests::{Connection, Events, Request, Server, Signal};
 
-/// The log from the first signal on.
+/// The log from the first signal on, lines about workers in order.
+#[track_caller]
 fn from_the_signal_on(server: &Server) -> String {
-    let mut lines: Vec<String> =
+    let lines: Vec<String> =
         server.log().into_iter().skip_while(|line| !line.contains("Received SIG")).collect();
-    // Time stamps may differ within the run, the sort must not see them.
-    lines = redact(&lines).lines().map(String::from).collect();
-    for run in lines.chunk_by_mut(|a, b| without_digits(a) == without_digits(b)) {
-        run.sort();
+    let mut lines: Vec<String> = redact(&lines).lines().map(String::from).collect();
+    for run in lines.chunk_by_mut(|a, b| about_worker(a).is_some() && about_worker(b).is_some()) {
+        let said: Vec<_> = run.iter().filter_map(|line| about_worker(line)).collect();
+        for (i, (rank, worker)) in said.iter().enumerate() {
+            let backwards = said[i..].iter().any(|(later, other)| other == worker && later < rank);
+            assert!(!backwards, "worker {worker} speaks out of order\n{}", server.log_text());
+        }
+        run.sort_by_key(|line| about_worker(line));
     }
     lines.join("\n")
 }
 
-fn without_digits(line: &str) -> String {
-    line.chars().filter(|c| !c.is_ascii_digit()).collect()
+/// At which stage of its end a worker is by this line, and which worker; `None` for other lines.
+fn about_worker(line: &str) -> Option<(usize, u32)> {
+    const STAGES: [&str; 5] = [" draining ", " shutting down ", " did not stop ", " cut ", " stopped"];
+    let (_, rest) = line.split_once("] Worker ")?;
+    let number = rest.split(' ').next()?.parse().ok()?;
+    Some((STAGES.iter().position(|stage| rest.contains(stage))?, number))
 }
 
 /// A running response of the demo that ends after `tenths` of a second.
