@@ -1,6 +1,5 @@
-//! The log, word for word (design.md §4). Times, ports and pids are redacted. Workers answer in their own time, so the
-//! lines of several workers interleave; they are put in order here, by what they say and then by worker, after a check that
-//! each worker's own lines are in order.
+//! The log, word for word. Times, ports and pids are redacted. Workers speak in no particular order among each other, so
+//! neighbouring lines about workers are sorted by worker; what one worker does stays in its order.
 //!
 //! To see these fail: change a word of core's events.
 
@@ -11,29 +10,21 @@ use pounce_tests::log_redaction::{is_stamp, redact};
 use pounce_tests::server::SLACK;
 use pounce_tests::{Connection, Events, Request, Server, Signal};
 
-/// The log from the first signal on, lines about workers in order.
-#[track_caller]
+/// The log from the first signal on.
 fn from_the_signal_on(server: &Server) -> String {
-    let lines: Vec<String> =
+    let mut lines: Vec<String> =
         server.log().into_iter().skip_while(|line| !line.contains("Received SIG")).collect();
-    let mut lines: Vec<String> = redact(&lines).lines().map(String::from).collect();
-    for run in lines.chunk_by_mut(|a, b| about_worker(a).is_some() && about_worker(b).is_some()) {
-        let said: Vec<_> = run.iter().filter_map(|line| about_worker(line)).collect();
-        for (i, (rank, worker)) in said.iter().enumerate() {
-            let backwards = said[i..].iter().any(|(later, other)| other == worker && later < rank);
-            assert!(!backwards, "worker {worker} speaks out of order\n{}", server.log_text());
-        }
-        run.sort_by_key(|line| about_worker(line));
+    // Time stamps may differ within the run, the sort must not see them.
+    lines = redact(&lines).lines().map(String::from).collect();
+    for run in lines.chunk_by_mut(|a, b| worker(a).is_some() && worker(b).is_some()) {
+        run.sort_by_key(|line| worker(line));
     }
     lines.join("\n")
 }
 
-/// At which stage of its end a worker is by this line, and which worker; `None` for other lines.
-fn about_worker(line: &str) -> Option<(usize, u32)> {
-    const STAGES: [&str; 5] = [" draining ", " shutting down ", " did not stop ", " cut ", " stopped"];
-    let (_, rest) = line.split_once("] Worker ")?;
-    let number = rest.split(' ').next()?.parse().ok()?;
-    Some((STAGES.iter().position(|stage| rest.contains(stage))?, number))
+/// The number of the worker that a line is about.
+fn worker(line: &str) -> Option<u32> {
+    line.split_once("Worker ")?.1.split(' ').next()?.parse().ok()
 }
 
 /// A running response of the demo that ends after `tenths` of a second.
@@ -75,12 +66,12 @@ fn a_clean_drain_of_four_workers() {
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 4 worker(s)...
     [TIME] Worker 1 draining 1 active connection(s)...
-    [TIME] Worker 2 draining 1 active connection(s)...
-    [TIME] Worker 3 shutting down (no active connections)
-    [TIME] Worker 4 shutting down (no active connections)
     [TIME] Worker 1 stopped
+    [TIME] Worker 2 draining 1 active connection(s)...
     [TIME] Worker 2 stopped
+    [TIME] Worker 3 shutting down (no active connections)
     [TIME] Worker 3 stopped
+    [TIME] Worker 4 shutting down (no active connections)
     [TIME] Worker 4 stopped
     [TIME] All workers stopped
     ");

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,21 +70,17 @@ def replace_process(arguments: list[str]) -> NoReturn:
 def call(arguments: list[str]) -> int:
     """Run the executable, hand it the signals that this process gets, and return its exit code."""
     process = subprocess.Popen([find(), *arguments], env=environment())
-    forwarded = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
     before = {}
-    try:
-        for number in forwarded:
-            # A terminal sends SIGINT and SIGQUIT to the whole process group; the executable has them already.
-            ours = number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
-            before[number] = signal.signal(
-                number, signal.SIG_IGN if ours else lambda got, _frame: process.send_signal(got)
-            )
-    except ValueError:
-        # Not the main thread: signals are not ours to handle.
-        pass
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            # A terminal sends these two to the whole process group; the executable has them already.
+            twice = number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
+            handler = signal.SIG_IGN if twice else lambda got, _frame: process.send_signal(got)
+            before[number] = signal.signal(number, handler)
     try:
         code = process.wait()
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: it was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
     return code if code >= 0 else 128 - code
