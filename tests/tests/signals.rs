@@ -337,7 +337,7 @@ fn s25_sigterm_at_any_moment_of_start_up_ends_it_cleanly() {
     let _turn = heavy::turn();
     // Its second and a half of starting is mostly sleep, so that two seconds of steps are affordable.
     let server = Server::app("slow_start:app").no_bind();
-    sigterm_at_steps(&server, 0..400, 12, Duration::from_millis(1450));
+    sigterm_at_steps(&server, 0..400, 20, Duration::from_millis(1450));
 }
 
 #[test]
