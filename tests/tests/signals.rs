@@ -238,8 +238,8 @@ fn s04_as_pid_1_it_reaps_strangers() {
     let mut inside = std::process::Command::new("unshare");
     inside.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "true"]);
     if !inside.output().is_ok_and(|output| output.status.success()) {
-        eprintln!(
-            "\n*** SKIPPED: no pid namespace can be made here (unshare --user --pid), pid 1 is NOT tested ***"
+        pounce_tests::skip::skipped(
+            "no pid namespace can be made here (unshare --user --pid), pid 1 is NOT tested",
         );
         return;
     }
