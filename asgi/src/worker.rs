@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pounce_core::Policy;
-use pounce_settings::Settings;
+use pounce_runtime_tokio::logging;
+use pounce_settings::{LogFormat, LogLevel, Settings};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -44,7 +45,7 @@ pub struct Worker {
     policy: Policy,
     descriptors: Mutex<Option<Arc<Descriptors>>>,
     bridge: Arc<Bridge>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
     /// Kept between turns for its memory.
     events: Mutex<Vec<Event>>,
 }
@@ -73,6 +74,7 @@ impl Worker {
 
         let settings: Settings = serde_json::from_str(&info.settings)
             .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
+        logging::init(log_format(&settings), log_level(&settings));
         let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
 
         let retire = handle.clone();
@@ -81,8 +83,8 @@ impl Worker {
                 retire.retire_me();
             }
         });
-        let exiting = Arc::new(AtomicBool::new(false));
-        let host = Host { driver: Arc::clone(&driver), exiting: Arc::clone(&exiting) };
+        let exit = Arc::new(ExitState::default());
+        let host = Host { driver: Arc::clone(&driver), exit: Arc::clone(&exit) };
         handle.set_host(move |command| host.command(command));
         Ok(Self {
             bridge: Arc::new(Bridge::new(Arc::clone(&driver))),
@@ -92,7 +94,7 @@ impl Worker {
             settings,
             policy,
             descriptors: Mutex::new(Some(Arc::new(descriptors))),
-            exiting,
+            exit,
             events: Mutex::default(),
         })
     }
@@ -101,6 +103,15 @@ impl Worker {
     #[getter]
     fn settings(&self) -> &str {
         &self.info.settings
+    }
+
+    /// Writes to the log; `level` is `error` or `debug`.
+    fn log(&self, py: Python<'_>, level: &str, message: &str) {
+        // Writing may have to wait for whoever reads the log.
+        py.detach(|| match level {
+            "debug" => tracing::debug!("{message}"),
+            _ => tracing::error!("{message}"),
+        });
     }
 
     /// The number of the worker, from 1.
@@ -121,7 +132,7 @@ impl Worker {
         py.detach(|| {
             self.driver.block_on(async {
                 let told = async {
-                    while !self.exiting.load(Ordering::Relaxed) {
+                    while !self.exit.ordered.load(Ordering::Relaxed) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 };
@@ -228,7 +239,7 @@ impl Worker {
 
     /// Python has begun to end the process.
     fn exit_noticed(&self) {
-        self.exiting.store(true, Ordering::Relaxed);
+        self.exit.noticed.store(true, Ordering::Relaxed);
     }
 
     /// A future that is done when no request runs any more; `None` when none does.
@@ -307,10 +318,36 @@ impl Worker {
     }
 }
 
+fn log_format(settings: &Settings) -> logging::Format {
+    match settings.log_format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    }
+}
+
+fn log_level(settings: &Settings) -> logging::Level {
+    match settings.log_level {
+        LogLevel::Error => logging::Level::Error,
+        LogLevel::Warning => logging::Level::Warning,
+        LogLevel::Info => logging::Level::Info,
+        LogLevel::Debug => logging::Level::Debug,
+        LogLevel::Trace => logging::Level::Trace,
+    }
+}
+
 /// What the runtime asks of Python.
 struct Host {
     driver: Arc<Driver>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
+}
+
+/// How far the end of the process has come.
+#[derive(Default)]
+struct ExitState {
+    /// The runtime has said to leave.
+    ordered: AtomicBool,
+    /// Python is on its way out.
+    noticed: AtomicBool,
 }
 
 impl Host {
@@ -318,11 +355,12 @@ impl Host {
         match command {
             HostCommand::Stop => self.driver.push(Event::Stop),
             HostCommand::Exit { code } => {
+                self.exit.ordered.store(true, Ordering::Relaxed);
                 self.driver.push(Event::Exit(code));
-                let exiting = Arc::clone(&self.exiting);
+                let exit = Arc::clone(&self.exit);
                 self.driver.handle().spawn(async move {
                     tokio::time::sleep(EXIT_NOTICE).await;
-                    if exiting.load(Ordering::Relaxed) {
+                    if exit.noticed.load(Ordering::Relaxed) {
                         tokio::time::sleep(EXIT_TIME - EXIT_NOTICE).await;
                     }
                     // SAFETY: ends the process at once; nothing of it is needed any more.

@@ -186,11 +186,11 @@ where
 
 /// The status that the server answers with in place of the application.
 fn overruled(state: &ConnectionState) -> Option<StatusCode> {
-    state.fault.or(match state.ending? {
-        Ending::RequestTimeout => Some(StatusCode::GATEWAY_TIMEOUT),
-        Ending::BodyTimeout => Some(StatusCode::REQUEST_TIMEOUT),
-        Ending::Forced => Some(StatusCode::SERVICE_UNAVAILABLE),
-        Ending::PeerGone => None,
+    state.fault.or(match state.ending {
+        Some(Ending::RequestTimeout) => Some(StatusCode::GATEWAY_TIMEOUT),
+        Some(Ending::BodyTimeout) => Some(StatusCode::REQUEST_TIMEOUT),
+        Some(Ending::Forced) => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Some(Ending::PeerGone) | None => None,
     })
 }
 
@@ -219,9 +219,12 @@ fn begin<B: Body>(
         log.status = parts.status.as_u16();
         log
     });
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = AnswerBody {
         inner,
-        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, log },
+        failed: None,
+        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left: length, log },
     };
     if body.inner.is_end_stream() {
         body.tap.end();
@@ -234,6 +237,9 @@ pin_project! {
     pub(crate) struct AnswerBody<B> {
         #[pin]
         inner: Inner<B>,
+        // The body failed. It is said one poll later: what was handed over before is still in hyper's buffer, which goes
+        // away with the connection, and a client that got nothing cannot tell a cut response from a lost one.
+        failed: Option<BoxError>,
         tap: AnswerTap,
     }
 }
@@ -260,6 +266,8 @@ struct AnswerTap {
     ended: bool,
     /// A response that has none: hyper drops the body without a look (RFC 9110 §6.4.1).
     no_body: bool,
+    /// Bytes that are left of the announced length. After the last one hyper drops the body without asking it for its end.
+    left: Option<u64>,
     /// The client can tell this body's end only by the connection's.
     unframed: bool,
     log: Option<Box<Logged>>,
@@ -309,18 +317,35 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let (frame, ended) = match this.inner.project() {
             InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),
             InnerProjection::App { mut body } => {
-                let frame = ready!(body.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+                let frame = match ready!(body.as_mut().poll_frame(cx)) {
+                    Some(Err(error)) => {
+                        *this.failed = Some(error.into());
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    None => None,
+                };
                 let ended = frame.is_none() || body.is_end_stream();
                 (frame, ended)
             }
         };
-        if let (Some(log), Some(Ok(frame))) = (&mut this.tap.log, &frame) {
-            log.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        this.tap.left = this.tap.left.map(|left| left.saturating_sub(bytes));
+        if let Some(log) = &mut this.tap.log {
+            log.bytes += bytes;
         }
-        if ended && !matches!(frame, Some(Err(_))) {
+        let ended = ended || this.tap.left == Some(0);
+        if ended {
             this.tap.end();
         }
         Poll::Ready(frame)

@@ -245,7 +245,9 @@ where
     /// worker that was just started or of the accept queue that the machine now wants to know about.
     fn obey(&mut self, cx: &mut Context<'_>) -> bool {
         let mut did = false;
-        loop {
+        // What is said waits for what is done: who reads the log may rely on it.
+        let mut said = Vec::new();
+        let at = loop {
             let output = self.machine.poll_output();
             did |= !matches!(output, Output::Timeout(_));
             match output {
@@ -268,32 +270,42 @@ where
                 Output::RefuseNew => self.listeners.iter_mut().for_each(Listener::refuse_new),
                 Output::CloseListeners => self.listeners.clear(),
                 Output::Phase(phase) => self.front_desk.set_phase(phase),
+                words @ (Output::Notify(_) | Output::Report(_)) => said.push(words),
+                Output::Exit { code } => self.exit = Some(code),
+                Output::Timeout(at) => break at,
+            }
+        };
+        for words in said {
+            match words {
                 Output::Notify(notify) => self.observer.notify(&notify),
                 Output::Report(event) => self.observer.event(&event),
-                Output::Exit { code } => self.exit = Some(code),
-                Output::Timeout(at) => {
-                    let Some(at) = at else {
-                        self.sleep = None;
-                        return did;
-                    };
-                    let deadline = self.clock.to_tokio(at);
-                    let sleep = match &mut self.sleep {
-                        Some(sleep) => {
-                            if sleep.deadline() != deadline {
-                                sleep.as_mut().reset(deadline);
-                            }
-                            sleep
-                        }
-                        none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
-                    };
-                    if sleep.as_mut().poll(cx).is_ready() {
-                        self.handle(Input::Timeout);
-                        did = true;
-                    }
-                    return did;
-                }
+                _ => {}
             }
         }
+        did | self.wait_until(at, cx)
+    }
+
+    /// Arms the timer. Returns whether it has fired already.
+    fn wait_until(&mut self, at: Option<pounce_core::Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(at) = at else {
+            self.sleep = None;
+            return false;
+        };
+        let deadline = self.clock.to_tokio(at);
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if sleep.deadline() != deadline {
+                    sleep.as_mut().reset(deadline);
+                }
+                sleep
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
+        };
+        let fired = sleep.as_mut().poll(cx).is_ready();
+        if fired {
+            self.handle(Input::Timeout);
+        }
+        fired
     }
 }
 

@@ -24,9 +24,10 @@ def main() -> NoReturn:
     except (KeyError, ValueError):
         sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
     native = _extension.load().Worker(descriptor)
+    _log.connect(native.log)
     # From here on SIGTERM is a request to the supervisor, also while Python is busy.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
     try:
         code = Worker(native).run()
     except _load.LoadError as error:
@@ -62,13 +63,12 @@ class Worker:
         named = settings["app"]["application"]
         target = f"{named['module']}:{named['attribute']}" + ("()" if named["factory"] else "")
         app = _load.load(target, app_dir=settings["app_dir"])
-        debug = settings["log_level"] in ("debug", "trace")
-        self._lifespan = _lifespan.Lifespan(app, settings["lifespan"], debug=debug)
+        self._lifespan = _lifespan.Lifespan(app, settings["lifespan"])
         self._native.bind(
             app,
             loop,
             state=self._lifespan.state,
-            log=_log.line,
+            log=_log.error,
             on_stop=self._on_stop,
             on_exit=self._on_exit,
             disconnected=ClientDisconnected,
@@ -129,15 +129,22 @@ class Worker:
         self._loop.stop()
 
 
+def _before_fork() -> None:
+    # A SIGTERM for the child that comes before `_in_child` has to wait: the handler would tell the supervisor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _in_child() -> None:
     """In a process that the application forked: signals are its own again."""
-    try:
-        signal.set_wakeup_fd(-1)
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    except ValueError:
-        # Not the main thread.
-        pass
+    signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # As far as Python knows, it was never changed.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _flush() -> None:

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Violation, check_clock, check_supervisor, check_timeout, require};
 use crate::event::{Event, ExitStatus, Signal};
 use crate::policy::{BACKOFF_MAX, BACKOFF_MIN, EXIT_GRACE, KILL_GRACE, STABLE_AFTER};
-use crate::protocol::{FromWorker, ToWorker};
+use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::supervisor::{Input, Output, Placement, State, Supervisor, WorkerId, exit};
 use crate::time::Instant;
 
@@ -16,15 +16,24 @@ struct Known {
     number: u32,
     generation: u32,
     since: Instant,
+    hello: bool,
     ready: bool,
     /// The end that it was told.
     told_deadline: Option<Instant>,
     aborted_at: Option<Instant>,
     stopped_at: Option<Instant>,
     killed: bool,
+    start_failed: bool,
     last_deal: bool,
     dealt: u64,
     closed: u64,
+}
+
+impl Known {
+    /// Nothing that it says any more makes it ready.
+    fn is_over(&self) -> bool {
+        self.killed || self.start_failed || self.stopped_at.is_some()
+    }
 }
 
 /// Watches one supervisor.
@@ -43,6 +52,8 @@ pub struct SupervisorObserver {
     /// Since `RefuseNew`, and the last connection after it, the accept queue was seen empty.
     backlog_empty: bool,
     listeners_closed: bool,
+    /// They were closed without a last look into the accept queue.
+    closed_blindly: bool,
     refusing: u64,
     lost: bool,
     start_failed: bool,
@@ -53,6 +64,8 @@ pub struct SupervisorObserver {
     not_before: BTreeMap<u32, Instant>,
     exited: bool,
     outputs: usize,
+    /// The last thing that happened was an input, so what was due is done.
+    settled: bool,
 }
 
 impl SupervisorObserver {
@@ -69,6 +82,7 @@ impl SupervisorObserver {
             refused_new: false,
             backlog_empty: false,
             listeners_closed: false,
+            closed_blindly: false,
             refusing: 0,
             lost: false,
             start_failed: false,
@@ -78,6 +92,7 @@ impl SupervisorObserver {
             not_before: BTreeMap::new(),
             exited: false,
             outputs: 0,
+            settled: true,
         }
     }
 
@@ -89,6 +104,10 @@ impl SupervisorObserver {
         check_clock(self.last, now)?;
         self.last = now;
         self.outputs = 0;
+        self.settled = true;
+        if self.exited {
+            return Ok(());
+        }
         match input {
             Input::Signal(signal) => {
                 self.quit |= *signal == Signal::Quit || (*signal == Signal::Int && s.cut_short());
@@ -98,7 +117,7 @@ impl SupervisorObserver {
             Input::Worker { worker, message } => self.message(now, *worker, message),
             Input::Exited { worker, status, undelivered } => self.gone(now, *worker, *status, *undelivered),
             Input::SpawnFailed { worker } => self.gone(now, *worker, ExitStatus::NotStarted, 0),
-            Input::AcceptBlocked => self.backlog_empty = self.refused_new,
+            Input::AcceptBlocked => self.backlog_empty = self.refused_new && s.wants_backlog_empty(),
             Input::RefusedClosed => self.refusing = self.refusing.saturating_sub(1),
             Input::Timeout => {}
         }
@@ -106,14 +125,16 @@ impl SupervisorObserver {
     }
 
     fn message(&mut self, now: Instant, worker: WorkerId, message: &FromWorker) {
-        let Some(known) = self.workers.get_mut(&worker).filter(|known| !known.killed) else { return };
+        let Some(known) = self.workers.get_mut(&worker) else { return };
         match message {
-            FromWorker::Ready => {
+            FromWorker::Hello { version } => known.hello |= *version == VERSION,
+            FromWorker::StartFailed { .. } => known.start_failed |= !known.ready,
+            FromWorker::Ready if known.hello && !known.is_over() => {
                 known.ready = true;
                 known.since = now;
             }
             FromWorker::Status { closed, .. } => known.closed = known.closed.max((*closed).min(known.dealt)),
-            FromWorker::Stopped { clean, .. } => {
+            FromWorker::Stopped { clean, .. } if known.hello && !known.killed => {
                 known.stopped_at.get_or_insert(now);
                 known.closed = known.dealt;
                 self.lost |= self.shutting_down && !clean;
@@ -140,6 +161,7 @@ impl SupervisorObserver {
     /// The first rule that does not hold.
     pub fn placed(&mut self, s: &Supervisor, placement: Placement) -> Result<(), Violation> {
         self.backlog_empty = false;
+        self.settled = false;
         match placement {
             Placement::Worker(worker) => {
                 let known = self.workers.get_mut(&worker);
@@ -181,7 +203,9 @@ impl SupervisorObserver {
             format!("{output:?}")
         })?;
         if let Output::Timeout(at) = output {
-            check_timeout(now, *at)?;
+            if self.settled {
+                check_timeout(now, *at)?;
+            }
             return self.check_rest(s, *at);
         }
         require(7, "after its exit a server does nothing", !self.exited, || format!("{output:?}"))?;
@@ -198,6 +222,7 @@ impl SupervisorObserver {
             }
             Output::CloseListeners => {
                 self.listeners_closed = true;
+                self.closed_blindly = !self.backlog_empty;
                 let impatient = self.quit || self.is_out_of_time(now);
                 let rule = "listeners are closed with the accept queue empty";
                 require(2, rule, self.backlog_empty || impatient, || {
@@ -233,11 +258,13 @@ impl SupervisorObserver {
             number,
             generation,
             since: now,
+            hello: false,
             ready: false,
             told_deadline: None,
             aborted_at: None,
             stopped_at: None,
             killed: false,
+            start_failed: false,
             last_deal: false,
             dealt: 0,
             closed: 0,
@@ -353,6 +380,7 @@ impl SupervisorObserver {
         require(7, "nobody is left behind", !abandoned || impatient, || {
             format!("{} workers, {} refused", self.workers.len(), self.refusing)
         })?;
+        let abandoned = abandoned || self.closed_blindly;
         let truth = match code {
             exit::CLEAN => !self.lost && !self.quit && !abandoned,
             exit::FORCED => self.lost || self.quit || abandoned,

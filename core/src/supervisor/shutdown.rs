@@ -174,7 +174,8 @@ impl Supervisor {
 
     /// Leaves without waiting for anything more.
     fn abandon(&mut self) {
-        self.lost |= !self.procs.is_empty() || self.refusing > 0;
+        // A connection in an accept queue that was not looked into is lost as well.
+        self.lost |= !self.procs.is_empty() || self.refusing > 0 || !self.listeners_closed;
         if self.go(Edge::Abandon) {
             self.close_listeners();
             self.exit();
