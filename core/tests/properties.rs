@@ -3,6 +3,8 @@
 //! The seed is fixed, so that a run says the same on every machine. For a search of new ground:
 //! `PROPTEST_SEED=7 PROPTEST_CASES=100000 cargo test -p pounce-core --test properties`.
 
+#![allow(clippy::disallowed_methods, reason = "the seed may come from the environment")]
+
 mod cluster;
 
 use std::time::Duration;
@@ -95,6 +97,7 @@ fn connection_input() -> impl Strategy<Value = ConnectionInput> {
         4 => Just(In::Flushed),
         1 => Just(In::WriteBlocked),
         1 => Just(In::WriteProgress),
+        1 => any::<bool>().prop_map(|took| In::WriteProbe { took }),
         4 => Just(In::ReadBlocked),
         1 => Just(In::Finished),
         1 => Just(In::CloseAll),

@@ -1,4 +1,4 @@
-//! Connections are dealt evenly, also past a blocked worker (design.md §3).
+//! Connections are dealt evenly, also past a blocked worker.
 //!
 //! To see these fail: let every worker accept from the shared listener, or deal round robin without counting.
 
