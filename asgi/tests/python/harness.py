@@ -110,6 +110,9 @@ class Worker:
         while True:
             try:
                 packet = self.line.recv(1 << 17)
+            except ConnectionResetError:
+                # It left with an order unread (unix(7)); what it said before is still there.
+                continue
             except OSError:
                 packet = b""
             if not packet:
