@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pounce_core::connection::Role;
 use pounce_core::event::Signal;
+use pounce_core::invariants::check_supervisor;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::supervisor::{Input, Notify, Output, Placement};
 use pounce_core::{Event, Policy, Supervisor};
@@ -282,6 +283,7 @@ where
                 _ => {}
             }
         }
+        debug_assert_eq!(check_supervisor(&self.machine), Ok(()));
         did | self.wait_until(at, cx)
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use pounce_core::connection::Role;
+use pounce_core::invariants::check_worker;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::worker::{Input, Output};
 use pounce_core::{Policy, Worker};
@@ -316,6 +317,7 @@ impl<O: Orders<Io: Socket>> Driver<O> {
                 }
                 Output::Exit { code } => self.exit = Some(code),
                 Output::Timeout(at) => {
+                    debug_assert_eq!(check_worker(&self.machine), Ok(()));
                     let Some(at) = at else {
                         self.sleep = None;
                         return false;
