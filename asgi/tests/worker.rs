@@ -1,5 +1,6 @@
 //! Runs tests/python against the built extension module, in the interpreter that it was built for.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,11 +41,16 @@ fn run(module: &str) {
         .env("PYTHONPATH", here.join("python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("POUNCE_EXTENSION", extension())
+        .env("CARGO_TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .env("POUNCE_TEST_SETTINGS", settings())
         .output()
         .expect("Python starts");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stdout));
+    if text.contains("skipped=") {
+        // Not by `eprintln!`, which the test harness captures; and nobody to tell if stderr is closed.
+        let _ = std::io::stderr().write_all(format!("\n*** SKIPPED in {module}: {text} ***\n").as_bytes());
+    }
 }
 
 #[test]
@@ -80,6 +86,11 @@ fn the_worker_serves_while_python_is_busy_and_leaves_when_told() {
 #[test]
 fn the_event_loop_is_asyncios_to_the_application() {
     run("test_loop");
+}
+
+#[test]
+fn libraries_that_know_asyncio_find_nothing_unusual() {
+    run("test_libraries");
 }
 
 #[test]
