@@ -6,7 +6,7 @@
 //! Where things are:
 //! [`driver`] the runtime, and which thread drives it · [`poller`] asyncio's descriptors and timers ·
 //! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`request`] asyncio's side ·
-//! [`scope`], [`message`] what the ASGI specification asks for · [`worker`] the Python class that holds it together.
+//! [`scope`], [`message`] what the ASGI specification asks for · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
 
 #![allow(missing_debug_implementations, reason = "all of it is private: the rlib offers one constant")]
 
@@ -20,6 +20,7 @@ mod request;
 mod runtime;
 mod scope;
 mod service;
+mod task_set;
 mod worker;
 
 /// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
