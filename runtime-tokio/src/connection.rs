@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use pounce_core::Instant;
 use pounce_core::connection::{CloseMode, Ending, Output, State};
+use pounce_core::invariants::check_connection;
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
@@ -190,6 +191,7 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                     return self.drop_stream();
                 }
                 Output::Timeout(at) => {
+                    debug_assert_eq!(check_connection(&state.machine), Ok(()));
                     // What a read between messages took, hyper has not seen and will not ask for again by itself.
                     let unseen = (state.held || state.swallowed) && state.reading() == Reading::Head;
                     if again || unseen || state.close_all {
