@@ -1,0 +1,1 @@
+//! The same core without hyper: a pure discrete-event world, for volume.

@@ -1,0 +1,9 @@
+//! `sim replay`.
+
+use std::process::ExitCode;
+
+/// Runs the command.
+pub fn main(_args: &[String]) -> ExitCode {
+    eprintln!("sim replay: not there yet");
+    ExitCode::from(2)
+}

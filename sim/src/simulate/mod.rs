@@ -1,0 +1,9 @@
+//! `sim simulate`.
+
+use std::process::ExitCode;
+
+/// Runs the command.
+pub fn main(_args: &[String]) -> ExitCode {
+    eprintln!("sim simulate: not there yet");
+    ExitCode::from(2)
+}

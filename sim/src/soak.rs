@@ -1,0 +1,9 @@
+//! `sim soak`.
+
+use std::process::ExitCode;
+
+/// Runs the command.
+pub fn main(_args: &[String]) -> ExitCode {
+    eprintln!("sim soak: not there yet");
+    ExitCode::from(2)
+}
