@@ -49,6 +49,10 @@ pub(crate) struct ConnectionTask<St: Stream, A: App> {
     armed: Option<Instant>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "almost always the large one; a box would be one more allocation each"
+)]
 enum Stage<St: Stream, A: App> {
     Serving {
         http: Http<St, A>,
