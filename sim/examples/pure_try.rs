@@ -61,7 +61,7 @@ fn main() {
         let failed: u32 = o.causes.iter().map(|c| c.1).sum();
         let leavers = o.causes.get(pure::Cause::PeerFault);
         causes.merge(&o.causes);
-        let is_bad = !o.broken.is_empty() || (ok && failed > leavers);
+        let is_bad = !o.broken.is_empty() || (ok && failed>leavers);
         if ok {
             right += 1
         } else {

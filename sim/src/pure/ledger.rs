@@ -27,8 +27,6 @@ pub enum Cause {
     Refused503Draining,
     /// More than `max_connections`.
     Refused503TooMany,
-    /// No worker was there to take it.
-    Refused503NoWorker,
     /// `request_timeout`.
     RequestTimeout,
     /// The client waited no longer.
@@ -42,7 +40,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 16] = [
+    pub const ALL: [Cause; 15] = [
         Cause::RefusedAfterListenerClose,
         Cause::RefusedBeforeListen,
         Cause::IdleCloseRace,
@@ -53,7 +51,6 @@ impl Cause {
         Cause::PeerFault,
         Cause::Refused503Draining,
         Cause::Refused503TooMany,
-        Cause::Refused503NoWorker,
         Cause::RequestTimeout,
         Cause::ClientTimeout,
         Cause::WorkerCrash,
@@ -74,7 +71,6 @@ impl Cause {
             Cause::PeerFault => "peer-fault",
             Cause::Refused503Draining => "refused-503-while-draining",
             Cause::Refused503TooMany => "refused-503-too-many-connections",
-            Cause::Refused503NoWorker => "refused-503-no-worker",
             Cause::RequestTimeout => "request-timeout",
             Cause::ClientTimeout => "client-timeout",
             Cause::WorkerCrash => "worker-crash",

@@ -8,6 +8,9 @@ use pounce_core::event::{ExitStatus, Signal};
 use pounce_core::protocol::{FromWorker, ToWorker};
 use pounce_core::supervisor::{Input, Output, Placement, exit};
 use pounce_core::worker::{Input as WorkerInput, Output as WorkerOutput};
+use pounce_core::invariants::{
+    SupervisorObserver, Violation, WorkerObserver, check_supervisor, check_worker,
+};
 use pounce_core::{Instant, Supervisor, Worker};
 
 use super::ledger::Cause;
@@ -18,6 +21,10 @@ use super::world::{Event, PodId, SocketId, World};
 
 /// How long a message between supervisor and worker takes at most.
 const CONTROL_DELAY_MAX: Duration = Duration::from_micros(200);
+/// Whether the core's invariants are watched at every step: in every build but the fast one.
+const OBSERVED: bool = cfg!(debug_assertions);
+/// Turns that a driver takes at one instant before it is called a livelock.
+const MOST_TURNS: u32 = 10_000;
 /// From a process's end to the moment its parent hears of it.
 const REAP_DELAY: Duration = Duration::from_micros(100);
 
@@ -54,9 +61,12 @@ pub(crate) struct Pod {
     pub kill_at: Option<Instant>,
     // The server.
     pub supervisor: Option<Supervisor>,
+    observer: Option<SupervisorObserver>,
     pub workers: Vec<WorkerProcess>,
     pub port: Port,
     accept_queue: VecDeque<SocketId>,
+    /// Accepted, and nobody can take them for the moment.
+    held: VecDeque<SocketId>,
     pub signals: VecDeque<Signal>,
     front_desk: Vec<SocketId>,
     front_phase: Phase,
@@ -81,6 +91,7 @@ pub(crate) struct WorkerProcess {
     id: u64,
     number: u32,
     machine: Option<Worker>,
+    observer: Option<WorkerObserver>,
     alive: bool,
     reaped: bool,
     /// When its end is heard of, and how it ended.
@@ -122,9 +133,11 @@ impl Pod {
             term_at: None,
             kill_at: None,
             supervisor: None,
+            observer: None,
             workers: Vec::new(),
             port: Port::Closed,
             accept_queue: VecDeque::new(),
+            held: VecDeque::new(),
             signals: VecDeque::new(),
             front_desk: Vec::new(),
             front_phase: Phase::Serving,
@@ -187,6 +200,7 @@ impl World<'_> {
         state.container = Container::Running;
         state.port = Port::Open;
         state.supervisor = Some(Supervisor::new(policy, workers, now));
+        state.observer = OBSERVED.then(|| SupervisorObserver::new(now));
         state.accept_queue.extend(self.kept.drain(..));
         for socket in &state.accept_queue {
             self.sockets[*socket as usize].pod = pod;
@@ -255,13 +269,17 @@ impl World<'_> {
             state.supervisor = Some(machine);
             return;
         }
-        loop {
+        for turn in 0.. {
+            if turn > MOST_TURNS {
+                self.broken(|| format!("the supervisor of pod-{} does not come to rest", pod + 1));
+                break;
+            }
             let took = self.take_inputs(pod, &mut machine);
-            let fired = self.obey(pod, &mut machine);
+            let did = self.obey(pod, &mut machine);
             if self.pods[pod as usize].exit_code.is_some() {
                 break;
             }
-            if !took && !fired {
+            if !took && !did {
                 break;
             }
         }
@@ -276,7 +294,7 @@ impl World<'_> {
         let now = self.now;
         let mut any = false;
         while let Some(signal) = self.pods[pod as usize].signals.pop_front() {
-            machine.handle(now, Input::Signal(signal));
+            self.tell_supervisor(pod, machine, Input::Signal(signal));
             any = true;
         }
         for index in 0..self.pods[pod as usize].workers.len() {
@@ -288,7 +306,8 @@ impl World<'_> {
                 if worker.outbox.front().is_some_and(|(at, _)| *at <= now)
                     && let Some((_, message)) = worker.outbox.pop_front()
                 {
-                    machine.handle(now, Input::Worker { worker: worker.id, message });
+                    let input = Input::Worker { worker: worker.id, message };
+                    self.tell_supervisor(pod, machine, input);
                     any = true;
                     continue;
                 }
@@ -303,10 +322,9 @@ impl World<'_> {
                                 Order::Message(_) => None,
                             })
                             .collect();
-                        machine.handle(
-                            now,
-                            Input::Exited { worker: id, status, undelivered: undelivered.len() as u64 },
-                        );
+                        let input =
+                            Input::Exited { worker: id, status, undelivered: undelivered.len() as u64 };
+                        self.tell_supervisor(pod, machine, input);
                         undelivered.into_iter().for_each(|socket| self.place(pod, machine, socket));
                         any = true;
                     }
@@ -316,7 +334,7 @@ impl World<'_> {
             }
         }
         for _ in 0..std::mem::take(&mut self.pods[pod as usize].refused_closed) {
-            machine.handle(now, Input::RefusedClosed);
+            self.tell_supervisor(pod, machine, Input::RefusedClosed);
             any = true;
         }
         any | self.accept(pod, machine)
@@ -332,13 +350,15 @@ impl World<'_> {
             return false;
         }
         let to_the_end = machine.wants_backlog_empty();
-        let mut any = false;
+        let held = std::mem::take(&mut self.pods[pod as usize].held);
+        let mut any = !held.is_empty();
+        held.into_iter().for_each(|socket| self.place(pod, machine, socket));
         while let Some(socket) = self.pods[pod as usize].accept_queue.pop_front() {
             self.place(pod, machine, socket);
             any = true;
         }
         if to_the_end {
-            machine.handle(self.now, Input::AcceptBlocked);
+            self.tell_supervisor(pod, machine, Input::AcceptBlocked);
             any = true;
         }
         any
@@ -347,6 +367,7 @@ impl World<'_> {
     fn place(&mut self, pod: PodId, machine: &mut Supervisor, socket: SocketId) {
         let mut placement = machine.on_accepted(self.now);
         loop {
+            self.observe(pod, |observer| observer.placed(machine, placement));
             match placement {
                 Placement::Worker(id) => {
                     let index = self.pods[pod as usize].workers.iter().position(|w| w.id == id && !w.reaped);
@@ -356,9 +377,16 @@ impl World<'_> {
                             self.post(pod, index as u32, Order::Deal(socket));
                             return;
                         }
-                        None => placement = machine.on_deal_failed(self.now, id),
+                        None => {
+                            self.observe(pod, |observer| {
+                                observer.deal_failed(id);
+                                Ok(())
+                            });
+                            placement = machine.on_deal_failed(self.now, id);
+                        }
                     }
                 }
+                Placement::Hold => return self.pods[pod as usize].held.push_back(socket),
                 Placement::Refuse(why) => {
                     self.sockets[socket as usize].refusal = Some(why);
                     self.pods[pod as usize].front_desk.push(socket);
@@ -390,9 +418,16 @@ impl World<'_> {
     }
 
     fn obey(&mut self, pod: PodId, machine: &mut Supervisor) -> bool {
-        let mut fired = false;
+        let now = self.now;
+        let mut did = false;
         loop {
-            match machine.poll_output() {
+            let output = machine.poll_output();
+            // What is due is told to the machine below; only what it says then is its last word.
+            if !matches!(output, Output::Timeout(Some(at)) if at <= now) {
+                self.observe(pod, |observer| observer.output(machine, now, &output));
+            }
+            did |= !matches!(output, Output::Timeout(_));
+            match output {
                 Output::Spawn { worker, number, .. } => {
                     let state = &mut self.pods[pod as usize];
                     let index = state.workers.len() as u32;
@@ -409,6 +444,7 @@ impl World<'_> {
                         id: worker,
                         number,
                         machine: None,
+                        observer: None,
                         alive: true,
                         reaped: false,
                         ended: None,
@@ -451,23 +487,47 @@ impl World<'_> {
                 Output::Notify(_) => {}
                 Output::Report(event) => self.line(|| (format!("pod-{}", pod + 1), event.to_string())),
                 Output::Exit { code } => self.pods[pod as usize].exit_code = Some(code),
-                Output::Timeout(at) => {
-                    let Some(at) = at else { return fired };
-                    if fired {
-                        return true;
+                Output::Timeout(None) => return did,
+                Output::Timeout(Some(at)) if at <= now => {
+                    self.tell_supervisor(pod, machine, Input::Timeout);
+                    return true;
+                }
+                Output::Timeout(Some(at)) => {
+                    let state = &mut self.pods[pod as usize];
+                    if state.armed.is_none_or(|armed| at < armed) {
+                        state.armed = Some(at);
+                        self.at(at, Event::Wake(pod));
                     }
-                    if at > self.now {
-                        let state = &mut self.pods[pod as usize];
-                        if state.armed.is_none_or(|armed| at < armed) {
-                            state.armed = Some(at);
-                            self.at(at, Event::Wake(pod));
-                        }
-                        return fired;
-                    }
-                    machine.handle(self.now, Input::Timeout);
-                    fired = true;
+                    return did;
                 }
             }
+        }
+    }
+
+    fn tell_supervisor(&mut self, pod: PodId, machine: &mut Supervisor, input: Input) {
+        let now = self.now;
+        self.observe(pod, |observer| observer.input(machine, now, &input));
+        machine.handle(now, input);
+    }
+
+    fn observe(&mut self, pod: PodId, check: impl FnOnce(&mut SupervisorObserver) -> Result<(), Violation>) {
+        if let Some(observer) = &mut self.pods[pod as usize].observer
+            && let Err(violation) = check(observer)
+        {
+            self.broken(|| format!("pod-{}: {violation}", pod + 1));
+        }
+    }
+
+    fn observe_worker(
+        &mut self,
+        pod: PodId,
+        worker: u32,
+        check: impl FnOnce(&mut WorkerObserver) -> Result<(), Violation>,
+    ) {
+        if let Some(observer) = &mut self.pods[pod as usize].workers[worker as usize].observer
+            && let Err(violation) = check(observer)
+        {
+            self.broken(|| format!("worker of pod-{}: {violation}", pod + 1));
         }
     }
 
@@ -477,6 +537,7 @@ impl World<'_> {
 
     /// What the machine promises at any time.
     fn check(&mut self, pod: PodId, machine: &Supervisor) {
+        self.observe(pod, |_| check_supervisor(machine));
         let state = &self.pods[pod as usize];
         let late = machine
             .deadline()
@@ -553,6 +614,7 @@ impl World<'_> {
         state.exit_code.get_or_insert(137);
         state.exited_at.get_or_insert(self.now);
         let front = std::mem::take(&mut state.front_desk);
+        let held = std::mem::take(&mut state.held);
         for index in 0..self.pods[pod as usize].workers.len() {
             self.end_worker(pod, index as u32, ExitStatus::Signal(9), cause);
             // Connections on their way to a worker die with both ends of the line.
@@ -564,7 +626,7 @@ impl World<'_> {
                 }
             }
         }
-        for socket in front {
+        for socket in front.into_iter().chain(held) {
             self.sockets[socket as usize].why = Why::Killed(cause);
             self.shut(socket);
         }
@@ -592,6 +654,7 @@ impl World<'_> {
             return;
         }
         process.machine = Some(Worker::new(policy, now));
+        process.observer = OBSERVED.then(|| WorkerObserver::new(now));
         let boot = self.plan.boot.draw(&mut self.rng);
         self.after(boot, Event::Booted(pod, worker));
         self.wake_worker(pod, worker);
@@ -639,7 +702,11 @@ impl World<'_> {
             process.armed = None;
         }
         let Some(mut machine) = process.machine.take() else { return };
-        loop {
+        for turn in 0.. {
+            if turn > MOST_TURNS {
+                self.broken(|| format!("a worker of pod-{} does not come to rest", pod + 1));
+                break;
+            }
             let took = self.take_worker_inputs(pod, worker, &mut machine);
             let again = self.obey_worker(pod, worker, &mut machine);
             let gone = !self.pods[pod as usize].workers[worker as usize].alive;
@@ -647,6 +714,7 @@ impl World<'_> {
                 break;
             }
         }
+        self.observe_worker(pod, worker, |_| check_worker(&machine));
         self.pods[pod as usize].workers[worker as usize].machine = Some(machine);
     }
 
@@ -657,11 +725,11 @@ impl World<'_> {
         if !process.mail.is_empty() {
             any = true;
             let requests = process.requests;
-            for input in process.mail.drain(..) {
+            for input in std::mem::take(&mut process.mail) {
                 if matches!(input, WorkerInput::Closed { .. }) {
-                    machine.handle(now, WorkerInput::Requests { requests });
+                    self.tell_worker(pod, worker, machine, WorkerInput::Requests { requests });
                 }
-                machine.handle(now, input);
+                self.tell_worker(pod, worker, machine, input);
             }
         }
         loop {
@@ -672,24 +740,36 @@ impl World<'_> {
             any = true;
             match process.inbox.pop_front() {
                 Some((_, Order::Deal(socket))) => {
-                    machine.handle(now, WorkerInput::Opened);
                     process.connections.push(socket);
                     let phase = process.phase;
+                    self.tell_worker(pod, worker, machine, WorkerInput::Opened);
                     self.register(socket, Place::Worker(worker), Role::Serve, phase);
                 }
                 Some((_, Order::Message(message))) => {
                     let open = &process.connections;
                     let active = open.iter().filter(|id| self.sockets[**id as usize].is_active()).count();
-                    machine.handle(now, WorkerInput::Order { message, active: active as u64 });
+                    let input = WorkerInput::Order { message, active: active as u64 };
+                    self.tell_worker(pod, worker, machine, input);
                 }
                 None => return any,
             }
         }
     }
 
+    fn tell_worker(&mut self, pod: PodId, worker: u32, machine: &mut Worker, input: WorkerInput) {
+        let now = self.now;
+        self.observe_worker(pod, worker, |observer| observer.input(machine, now, &input));
+        machine.handle(now, input);
+    }
+
     fn obey_worker(&mut self, pod: PodId, worker: u32, machine: &mut Worker) -> bool {
+        let now = self.now;
         loop {
-            match machine.poll_output() {
+            let output = machine.poll_output();
+            if !matches!(output, WorkerOutput::Timeout(Some(at)) if at <= now) {
+                self.observe_worker(pod, worker, |observer| observer.output(machine, now, &output));
+            }
+            match output {
                 WorkerOutput::Send(message) => self.send(pod, worker, message),
                 WorkerOutput::Phase(phase) => {
                     let process = &mut self.pods[pod as usize].workers[worker as usize];
@@ -722,7 +802,7 @@ impl World<'_> {
                         }
                         return false;
                     }
-                    machine.handle(self.now, WorkerInput::Timeout);
+                    self.tell_worker(pod, worker, machine, WorkerInput::Timeout);
                 }
             }
         }

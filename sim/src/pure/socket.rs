@@ -121,6 +121,8 @@ pub(crate) struct Socket {
     client_close: bool,
     /// When the end was announced, and whether the deadline had passed then.
     announced_at: Option<Instant>,
+    /// Why a request on it was answered by the server in the application's place.
+    overruled: Option<Cause>,
     pub close_all: bool,
     fin_sent: bool,
     armed: Option<Instant>,
@@ -152,6 +154,7 @@ impl Socket {
             ending: None,
             client_close: false,
             announced_at: None,
+            overruled: None,
             close_all: false,
             fin_sent: false,
             armed: None,
@@ -417,10 +420,10 @@ impl World<'_> {
         if refused {
             let cause = match self.sockets[id as usize].refusal {
                 Some(Refusal::TooManyConnections) => Cause::Refused503TooMany,
-                Some(Refusal::NoWorker) => Cause::Refused503NoWorker,
                 Some(Refusal::Draining) | None => Cause::Refused503Draining,
             };
             self.requests[request as usize].hint = Some(cause);
+            self.sockets[id as usize].overruled = Some(cause);
             self.respond(id, request, 503);
             return;
         }
@@ -520,6 +523,8 @@ impl World<'_> {
             Ending::PeerGone => (499, Cause::PeerFault),
         };
         self.requests[request as usize].hint = Some(cause);
+        // Those behind it on the connection go with it.
+        self.sockets[id as usize].overruled = Some(cause);
         self.respond(id, request, status);
     }
 
@@ -645,6 +650,9 @@ impl World<'_> {
     pub fn cause(&self, id: SocketId, request: RequestId) -> Cause {
         let (socket, asked) = (&self.sockets[id as usize], &self.requests[request as usize]);
         if let Some(cause) = asked.hint {
+            return cause;
+        }
+        if let Some(cause) = socket.overruled {
             return cause;
         }
         match socket.why {
