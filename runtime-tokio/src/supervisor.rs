@@ -231,13 +231,15 @@ where
         any
     }
 
-    /// Carries out what the machine wants, until it waits. Returns whether its timer fired, after which it may want to
-    /// know about the accept queue.
+    /// Carries out what the machine wants, until it waits. Returns whether to look at everything again: its timer fired,
+    /// after which it may want to know about the accept queue, or a worker was started, whose messages nobody waits for yet.
     fn obey(&mut self, cx: &mut Context<'_>) -> bool {
         let mut fired = false;
+        let mut spawned = false;
         loop {
             match self.machine.poll_output() {
                 Output::Spawn { worker, number, generation } => {
+                    spawned = true;
                     match self.host.spawn(worker, number, generation) {
                         Ok(()) => {
                             let settings = self.settings.clone();
@@ -262,9 +264,9 @@ where
                 Output::Timeout(at) => {
                     let Some(at) = at else {
                         self.sleep = None;
-                        return fired;
+                        return fired || spawned;
                     };
-                    if fired {
+                    if fired || spawned {
                         return true;
                     }
                     let deadline = self.clock.to_tokio(at);
