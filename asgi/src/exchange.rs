@@ -58,6 +58,9 @@ struct State {
     senders: Vec<Py<PyAny>>,
     /// Bytes that the application announced and has not sent yet.
     content_length_left: Option<u64>,
+    /// The client sends nothing more. It has most likely gone, which the application is told; if it only closed its sending
+    /// side, it can still read what the application sends.
+    peer_ended: bool,
     /// hyper let go before the response was complete: the client left, or the server gave the request up.
     closed: bool,
 }
@@ -141,6 +144,7 @@ impl Exchange {
                 queued_bytes: 0,
                 senders: Vec::new(),
                 content_length_left: None,
+                peer_ended: false,
                 closed: false,
             }),
         })
@@ -365,6 +369,8 @@ impl Exchange {
         }
         let hyper = state.hyper.take();
         let pump = state.pump.take();
+        // To stop when the client has left is no mistake.
+        let finished = if state.peer_ended { Finished::Closed } else { finished };
         drop(state);
         self.wake(hyper);
         self.wake(pump);
@@ -384,6 +390,7 @@ impl Exchange {
         let mut state = self.state();
         let Some(answer) = state.answer.take() else {
             set_waker(&mut state.hyper, cx);
+            self.watch_peer(state);
             return Poll::Pending;
         };
         state.answered = true;
@@ -403,6 +410,19 @@ impl Exchange {
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
         Poll::Ready(response)
+    }
+
+    /// hyper looks at its tasks whenever something has come from the client, so this sees the client's end in time.
+    fn watch_peer(&self, mut state: MutexGuard<'_, State>) {
+        if state.peer_ended || !self.connection.info.peer_half_closed() {
+            return;
+        }
+        state.peer_ended = true;
+        let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
+        drop(state);
+        if !receivers.is_empty() {
+            self.driver.push_all(receivers.into_iter().map(Event::Wake));
+        }
     }
 
     /// hyper lets go of the request. Nothing happens if the response was complete.
@@ -438,6 +458,7 @@ impl Exchange {
                 ResponseState::Aborted => Poll::Ready(Some(Err(Aborted))),
                 _ => {
                     set_waker(&mut state.hyper, cx);
+                    self.watch_peer(state);
                     Poll::Pending
                 }
             };
@@ -532,8 +553,11 @@ impl State {
     fn can_receive(&self) -> bool {
         self.closed
             || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
-            || (!self.request_body_delivered
-                && (!self.received.is_empty() || self.request_body != RequestBodyState::Open))
+            || if self.request_body_delivered {
+                self.peer_ended
+            } else {
+                !self.received.is_empty() || self.request_body != RequestBodyState::Open
+            }
     }
 
     fn next_received(&mut self) -> Option<Received> {

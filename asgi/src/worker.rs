@@ -44,7 +44,7 @@ pub struct Worker {
     policy: Policy,
     descriptors: Mutex<Option<Arc<Descriptors>>>,
     bridge: Arc<Bridge>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
     /// Kept between turns for its memory.
     events: Mutex<Vec<Event>>,
 }
@@ -81,8 +81,8 @@ impl Worker {
                 retire.retire_me();
             }
         });
-        let exiting = Arc::new(AtomicBool::new(false));
-        let host = Host { driver: Arc::clone(&driver), exiting: Arc::clone(&exiting) };
+        let exit = Arc::new(ExitState::default());
+        let host = Host { driver: Arc::clone(&driver), exit: Arc::clone(&exit) };
         handle.set_host(move |command| host.command(command));
         Ok(Self {
             bridge: Arc::new(Bridge::new(Arc::clone(&driver))),
@@ -92,7 +92,7 @@ impl Worker {
             settings,
             policy,
             descriptors: Mutex::new(Some(Arc::new(descriptors))),
-            exiting,
+            exit,
             events: Mutex::default(),
         })
     }
@@ -121,7 +121,7 @@ impl Worker {
         py.detach(|| {
             self.driver.block_on(async {
                 let told = async {
-                    while !self.exiting.load(Ordering::Relaxed) {
+                    while !self.exit.ordered.load(Ordering::Relaxed) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 };
@@ -228,7 +228,7 @@ impl Worker {
 
     /// Python has begun to end the process.
     fn exit_noticed(&self) {
-        self.exiting.store(true, Ordering::Relaxed);
+        self.exit.noticed.store(true, Ordering::Relaxed);
     }
 
     /// A future that is done when no request runs any more; `None` when none does.
@@ -310,7 +310,16 @@ impl Worker {
 /// What the runtime asks of Python.
 struct Host {
     driver: Arc<Driver>,
-    exiting: Arc<AtomicBool>,
+    exit: Arc<ExitState>,
+}
+
+/// How far the end of the process has come.
+#[derive(Default)]
+struct ExitState {
+    /// The runtime has said to leave.
+    ordered: AtomicBool,
+    /// Python is on its way out.
+    noticed: AtomicBool,
 }
 
 impl Host {
@@ -318,11 +327,12 @@ impl Host {
         match command {
             HostCommand::Stop => self.driver.push(Event::Stop),
             HostCommand::Exit { code } => {
+                self.exit.ordered.store(true, Ordering::Relaxed);
                 self.driver.push(Event::Exit(code));
-                let exiting = Arc::clone(&self.exiting);
+                let exit = Arc::clone(&self.exit);
                 self.driver.handle().spawn(async move {
                     tokio::time::sleep(EXIT_NOTICE).await;
-                    if exiting.load(Ordering::Relaxed) {
+                    if exit.noticed.load(Ordering::Relaxed) {
                         tokio::time::sleep(EXIT_TIME - EXIT_NOTICE).await;
                     }
                     // SAFETY: ends the process at once; nothing of it is needed any more.

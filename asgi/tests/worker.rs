@@ -51,3 +51,33 @@ fn run(module: &str) {
 fn an_application_sees_the_request_as_it_was() {
     run("test_scope");
 }
+
+#[test]
+fn lifespan_begins_before_the_first_request_and_ends_after_the_last() {
+    run("test_lifespan");
+}
+
+#[test]
+fn an_application_that_cannot_be_loaded_is_told_why() {
+    run("test_loading");
+}
+
+#[test]
+fn responses_reach_the_client_whole_or_visibly_cut() {
+    run("test_sending");
+}
+
+#[test]
+fn request_bodies_reach_the_application_and_clients_that_leave_are_told() {
+    run("test_receiving");
+}
+
+#[test]
+fn the_worker_serves_while_python_is_busy_and_leaves_when_told() {
+    run("test_driving");
+}
+
+#[test]
+fn the_event_loop_is_asyncios_to_the_application() {
+    run("test_loop");
+}

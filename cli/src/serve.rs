@@ -271,7 +271,7 @@ impl Observer for Told {
             Notify::Reloading => systemd::reloading(),
             Notify::Stopping => systemd::stopping("Shutting down"),
             Notify::ExtendTimeout(more) => systemd::extend_timeout(*more),
-            Notify::Status { workers, connections, .. } => {
+            Notify::Status { workers, connections } => {
                 systemd::status(&format!("{workers} worker(s) ready, {connections} connection(s) open"))
             }
         };

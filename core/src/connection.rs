@@ -2,7 +2,7 @@
 //!
 //! The parser owns the bytes. This machine sees edges only: head bytes came, a request began, its response head is due,
 //! its response ended, everything was flushed, the socket has nothing more to read. A driver feeds edges through the
-//! `on_*` methods, obeys the verdicts that some of them return, and then takes [`Connection::poll_output`] until
+//! `on_*` methods, obeys the verdicts that some of them return, and takes [`Connection::poll_output`] until
 //! [`Output::Timeout`].
 //!
 //! Why the end of an idle connection is a verdict inside the read: a request may arrive between the decision to close
@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use crate::machine;
-use crate::policy::Policy;
+use crate::policy::{CLOSE_LINGER, FRESH_LINGER, Policy};
 use crate::time::Instant;
 
 machine! {
@@ -37,6 +37,8 @@ machine! {
     }
     /// What moves a connection.
     pub enum Edge {
+        /// The first bytes of a head. Those of a further request that were read while a response was still on its way
+        /// move the connection when that response is written.
         HeadBytes: Fresh | Idle | Flushing => ReadingHead,
         RequestStarted: Fresh | Idle | ReadingHead | Flushing => InFlight,
         ResponseHead: InFlight => Streaming,
@@ -47,7 +49,7 @@ machine! {
         /// The verdict `Eof`, or the peer's own end between requests.
         Ended: Fresh | Idle => Closing,
         /// The server refuses what it has read of a head: 408, 400, 503.
-        Rejected: Fresh | ReadingHead => Closing,
+        Rejected: ReadingHead => Closing,
         /// The parser is done with the connection after the response it was writing.
         Finished: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing => Closing,
         Closed: Fresh | Idle | ReadingHead | InFlight | Streaming | Flushing | Closing => Closed,
@@ -123,10 +125,20 @@ pub enum Output {
     Reject(u16),
     /// End the request under way: drop it and answer with the status of [`Ending`].
     EndRequest(Ending),
+    /// Find out whether the peer takes bytes that the socket has already, and say [`Connection::on_write_probe`].
+    ProbeWrite,
     /// Close without another byte; what was under way is cut, so that the peer can tell.
     Cut,
     /// Always the last one: call again at this time, or when something happens.
     Timeout(Option<Instant>),
+}
+
+/// See [`Connection::policy_times`].
+pub(crate) struct PolicyTimes {
+    pub header_timeout: Duration,
+    pub keep_alive_timeout: Duration,
+    pub keepalive_linger: Duration,
+    pub write_timeout: Duration,
 }
 
 /// One connection. See the module.
@@ -144,16 +156,26 @@ pub struct Connection {
     body_wait_since: Option<Instant>,
     /// Since when the socket takes no byte of what there is to write.
     write_wait_since: Option<Instant>,
+    /// It was asked whether the peer takes what the socket has already.
+    write_probed: bool,
+    /// It does not.
+    write_stuck: bool,
     announced: bool,
     /// The client itself asked for the end after this request.
     client_close: bool,
     /// The request's body is not wholly read.
     body_open: bool,
+    /// Bytes of a further request were read before the response to this one was written.
+    next_head: bool,
+    /// It ended between two requests, by our own verdict.
+    ended_quietly: bool,
     /// The last output of its kind was given out; it is not repeated.
     woken: bool,
     ended_request: bool,
     rejected: bool,
     cut: bool,
+    /// The request under way is in `cut_requests` already.
+    counted: bool,
     /// Requests whose answer was not whole, through the server's own doing.
     cut_requests: u32,
     requests: u32,
@@ -179,13 +201,18 @@ impl Connection {
             request_since: now,
             body_wait_since: None,
             write_wait_since: None,
+            write_probed: false,
+            write_stuck: false,
             announced: false,
             client_close: false,
             body_open: false,
+            next_head: false,
+            ended_quietly: false,
             woken: false,
             ended_request: false,
             rejected: false,
             cut: false,
+            counted: false,
             cut_requests: 0,
             requests: 0,
             ignored: 0,
@@ -235,6 +262,26 @@ impl Connection {
         self.ignored
     }
 
+    /// The times that it decides by, for the invariants.
+    pub(crate) fn policy_times(&self) -> PolicyTimes {
+        PolicyTimes {
+            header_timeout: self.header_timeout,
+            keep_alive_timeout: self.keep_alive_timeout,
+            keepalive_linger: self.keepalive_linger,
+            write_timeout: self.write_timeout,
+        }
+    }
+
+    /// Every point in time that it holds. A search moves them, to recognise a state that it has seen at another time.
+    #[doc(hidden)]
+    pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
+        f(&mut self.since);
+        f(&mut self.phase_since);
+        f(&mut self.request_since);
+        self.body_wait_since.iter_mut().for_each(&mut f);
+        self.write_wait_since.iter_mut().for_each(&mut f);
+    }
+
     /// Moves along `edge`, if the table has it here.
     fn go(&mut self, now: Instant, edge: Edge) -> bool {
         match self.state.next(edge) {
@@ -251,23 +298,54 @@ impl Connection {
         }
     }
 
-    /// Bytes of a request head were read.
+    /// The request's body is wholly read, or it had none.
+    #[must_use]
+    pub fn body_is_read(&self) -> bool {
+        !self.body_open
+    }
+
+    /// Whether [`Connection::on_read_blocked`] would end the connection. The driver then makes sure of the socket first.
+    #[must_use]
+    pub fn may_end(&self, now: Instant) -> bool {
+        self.quiet_until().is_some_and(|at| at <= now)
+    }
+
+    /// Bytes of a request head were read. What comes after an announced close is no request any more.
     pub fn on_head_bytes(&mut self, now: Instant) {
-        if self.state != State::ReadingHead {
-            self.go(now, Edge::HeadBytes);
+        match self.state {
+            State::ReadingHead => {}
+            State::InFlight | State::Streaming | State::Flushing => self.next_head = true,
+            _ => {
+                self.counted = false;
+                self.go(now, Edge::HeadBytes);
+            }
+        }
+    }
+
+    /// The response under way carries `Connection: close` of its own: the application's, or that of an answer that the
+    /// server gives in its place.
+    pub fn on_close_announced(&mut self) {
+        if matches!(self.state, State::InFlight | State::Streaming) {
+            self.announced = true;
+        } else {
+            self.ignored = self.ignored.saturating_add(1);
         }
     }
 
     /// The service was given a request. `has_body`: there is a body still to be read. `client_close`: the request
     /// itself asks for the connection's end.
     pub fn on_request(&mut self, now: Instant, has_body: bool, client_close: bool) {
-        if self.go(now, Edge::RequestStarted) {
+        if self.announced {
+            self.ignored = self.ignored.saturating_add(1);
+        } else if self.go(now, Edge::RequestStarted) {
             self.requests = self.requests.saturating_add(1);
             self.request_since = now;
             self.body_open = has_body;
             self.body_wait_since = None;
             self.client_close = client_close;
             self.ended_request = false;
+            self.counted = false;
+            self.next_head = false;
         }
     }
 
@@ -297,8 +375,9 @@ impl Connection {
             return HeadVerdict::Keep;
         }
         self.body_wait_since = None;
+        self.next_head |= pipelined;
         let leaving = self.phase != Phase::Serving || self.role == Role::Refuse;
-        let last = leaving && (!pipelined || self.phase == Phase::Aborting || self.role == Role::Refuse);
+        let last = leaving && (!self.next_head || self.phase == Phase::Aborting || self.role == Role::Refuse);
         // A body that ran into its timeout or the deadline is not read any further: the connection cannot go on.
         if last || self.ended_request {
             self.announced = true;
@@ -306,12 +385,6 @@ impl Connection {
         } else {
             HeadVerdict::Keep
         }
-    }
-
-    /// The response announces the connection's end for a reason of its own: the application said so, or the request
-    /// cannot be read on.
-    pub fn on_close_announced(&mut self) {
-        self.announced = true;
     }
 
     /// The response's last byte was handed to the parser.
@@ -322,9 +395,17 @@ impl Connection {
     /// Everything that was handed to the socket is written.
     pub fn on_flushed(&mut self, now: Instant) {
         self.write_wait_since = None;
-        if self.state == State::Flushing {
-            self.go(now, if self.announced { Edge::FlushedLast } else { Edge::Flushed });
+        if self.state != State::Flushing {
+            return;
         }
+        let edge = match (self.announced, self.next_head) {
+            (true, _) => Edge::FlushedLast,
+            (false, true) => Edge::HeadBytes,
+            (false, false) => Edge::Flushed,
+        };
+        self.next_head &= self.announced;
+        self.counted = false;
+        self.go(now, edge);
     }
 
     /// The socket takes no more bytes for now.
@@ -337,30 +418,30 @@ impl Connection {
     /// The socket took bytes.
     pub fn on_write_progress(&mut self) {
         self.write_wait_since = None;
+        self.write_probed = false;
+        self.write_stuck = false;
     }
 
-    /// Whether [`Connection::on_read_blocked`] would end the connection. The driver then makes sure of the socket first.
-    #[must_use]
-    pub fn may_end(&self, now: Instant) -> bool {
-        self.quiet_until().is_some_and(|at| at <= now)
-    }
-
-    /// The running request has no body, or all of it was read.
-    #[must_use]
-    pub fn body_is_read(&self) -> bool {
-        !self.body_open
+    /// The answer to [`Output::ProbeWrite`]: `took`: the peer has taken bytes since it was last looked at.
+    pub fn on_write_probe(&mut self, now: Instant, took: bool) {
+        if self.write_probed {
+            self.write_probed = false;
+            self.write_stuck = !took;
+            if took {
+                self.write_wait_since = Some(now);
+            }
+        }
     }
 
     /// The socket has nothing more to read.
     #[must_use]
     pub fn on_read_blocked(&mut self, now: Instant) -> ReadVerdict {
-        match self.quiet_until() {
-            Some(at) if at <= now => {
-                self.go(now, Edge::Ended);
-                ReadVerdict::Eof
-            }
-            _ => ReadVerdict::Wait,
+        if !self.may_end(now) {
+            return ReadVerdict::Wait;
         }
+        self.ended_quietly = true;
+        self.go(now, Edge::Ended);
+        ReadVerdict::Eof
     }
 
     /// The parser is done: it has closed after a response, met the peer's end, or failed.
@@ -370,24 +451,34 @@ impl Connection {
         }
     }
 
-    /// How to close the socket once the parser is done.
+    /// How to close the socket once the parser is done. Bytes of the peer's that we have not read turn a close into a
+    /// reset; only where none can be expected is it safe to close at once.
     #[must_use]
     pub fn close_mode(&self, now: Instant) -> CloseMode {
-        let peer_may_send = (self.announced && !self.client_close) || self.body_open || self.rejected;
-        if peer_may_send && !self.cut {
-            CloseMode::LingerUntil(now + crate::policy::CLOSE_LINGER)
-        } else {
+        let client_is_done = self.client_close && !self.body_open && !self.next_head;
+        if self.cut || self.ended_quietly || client_is_done {
             CloseMode::Now
+        } else {
+            CloseMode::LingerUntil(now + CLOSE_LINGER)
         }
     }
 
     /// The server closes everything that is left: the grace after the deadline is over.
     pub fn on_close_all(&mut self, now: Instant) {
-        if self.is_active() && !self.cut && !(self.ended_request && self.state == State::InFlight) {
-            self.cut_requests = self.cut_requests.saturating_add(1);
+        if self.is_active() {
+            self.count_cut();
         }
         self.cut = true;
         self.on_finished(now);
+    }
+
+    /// The request under way gets no whole answer, through the server's doing. Once for each request, and not for one
+    /// that was never to be served.
+    fn count_cut(&mut self) {
+        if !self.counted && self.role == Role::Serve {
+            self.cut_requests = self.cut_requests.saturating_add(1);
+        }
+        self.counted = true;
     }
 
     /// The socket is closed.
@@ -408,18 +499,21 @@ impl Connection {
 
     /// When a connection without a request under way ends; `None` where one is, or it is closing already.
     fn quiet_until(&self) -> Option<Instant> {
-        let patience = match self.state {
-            State::Fresh => self.since + self.header_timeout,
-            State::Idle => self.since + self.keep_alive_timeout,
+        let (patience, first_request) = match self.state {
+            // Whoever has just connected has its first request on the way.
+            State::Fresh => (self.since + self.header_timeout, self.since + FRESH_LINGER),
+            State::Idle => (self.since + self.keep_alive_timeout, self.since),
             _ => return None,
         };
-        Some(match self.phase {
-            Phase::Serving | Phase::LameDuck => match self.role {
-                Role::Serve => patience,
-                Role::Refuse => patience.min(self.since + self.header_timeout),
-            },
-            Phase::Draining => patience.min(self.phase_since.max(self.since) + self.keepalive_linger),
-            Phase::Aborting => self.phase_since,
+        Some(match (self.phase, self.role) {
+            (Phase::Serving | Phase::LameDuck, _) => patience,
+            (Phase::Draining, _) => {
+                let linger = self.phase_since.max(self.since) + self.keepalive_linger;
+                patience.min(linger.max(first_request))
+            }
+            (Phase::Aborting, Role::Serve) => self.phase_since,
+            // It is answered with 503 before and after the deadline alike.
+            (Phase::Aborting, Role::Refuse) => patience.min(first_request),
         })
     }
 
@@ -441,13 +535,11 @@ impl Connection {
             State::ReadingHead if !self.rejected && !self.cut => {
                 // A response that is still being written cannot be followed by one that the parser knows nothing of.
                 let clear = self.write_wait_since.is_none();
+                let end = |status| if clear { Output::Reject(status) } else { Output::Cut };
                 if aborting {
-                    consider(self.phase_since, if clear { Output::Reject(503) } else { Output::Cut });
+                    consider(self.phase_since, end(503));
                 }
-                consider(
-                    self.since + self.header_timeout,
-                    if clear { Output::Reject(408) } else { Output::Cut },
-                );
+                consider(self.since + self.header_timeout, end(408));
             }
             State::InFlight if !self.ended_request => {
                 if aborting {
@@ -461,14 +553,18 @@ impl Connection {
                 }
             }
             State::Streaming if aborting && !self.ended_request && !self.cut => {
-                consider(self.phase_since, Output::Cut)
+                consider(self.phase_since, Output::Cut);
             }
             _ => {}
         }
         if let (Some(waiting), false) = (self.write_wait_since, self.cut)
             && matches!(self.state, State::Streaming | State::Flushing | State::Closing)
         {
-            consider(waiting + self.write_timeout, Output::Cut);
+            if self.write_stuck {
+                consider(waiting, Output::Cut);
+            } else if !self.write_probed {
+                consider(waiting + self.write_timeout, Output::ProbeWrite);
+            }
         }
         due
     }
@@ -482,11 +578,11 @@ impl Connection {
         }
         match output {
             Output::Wake => self.woken = true,
-            Output::Reject(_) => {
+            Output::Reject(status) => {
                 self.rejected = true;
                 // A head that was never finished is the client's failure at 408 and ours at the deadline.
-                if self.phase == Phase::Aborting {
-                    self.cut_requests = self.cut_requests.saturating_add(1);
+                if status == 503 {
+                    self.count_cut();
                 }
                 self.go(now, Edge::Rejected);
             }
@@ -494,13 +590,14 @@ impl Connection {
                 self.ended_request = true;
                 self.body_wait_since = None;
                 if ending == Ending::Forced {
-                    self.cut_requests = self.cut_requests.saturating_add(1);
+                    self.count_cut();
                 }
             }
+            Output::ProbeWrite => self.write_probed = true,
             Output::Cut => {
                 self.cut = true;
-                if self.phase == Phase::Aborting {
-                    self.cut_requests = self.cut_requests.saturating_add(1);
+                if self.phase == Phase::Aborting && self.is_active() {
+                    self.count_cut();
                 }
             }
             Output::Timeout(_) => {}

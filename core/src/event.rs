@@ -66,7 +66,7 @@ pub enum Severity {
 }
 
 /// Something that happened to the server as a whole. Workers are numbered from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The signal that begins the shutdown.
     ShutdownRequested {

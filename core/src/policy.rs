@@ -10,6 +10,14 @@ pub const KILL_GRACE: Duration = Duration::from_millis(500);
 /// How long a worker gives its connections, once aborted, to write their last bytes. Less than [`KILL_GRACE`].
 pub const ABORT_GRACE: Duration = Duration::from_millis(300);
 
+/// How long after [`ABORT_GRACE`] a worker waits for its connections to be closed, so that it knows how many requests it
+/// cut. Together less than [`KILL_GRACE`].
+pub const CLOSE_ALL_GRACE: Duration = Duration::from_millis(100);
+
+/// When the supervisor leaves, however things stand, after the deadline: a process that even SIGKILL does not end, or a
+/// client that does not take its 503, holds it no longer. Budget and this are less than the budget and a second.
+pub const EXIT_GRACE: Duration = Duration::from_millis(900);
+
 /// How long after the last worker stopped the listeners stay open with SYNs dropped, so that handshakes under way
 /// end in the accept queue, where they are answered, and not in a reset.
 pub const CLOSE_SETTLE: Duration = Duration::from_millis(50);
@@ -18,6 +26,10 @@ pub const CLOSE_SETTLE: Duration = Duration::from_millis(50);
 /// answered with a reset, and a reset throws away what the peer has not read yet (RFC 9112 §9.6).
 pub const CLOSE_LINGER: Duration = Duration::from_millis(300);
 
+/// How long, at least, a connection is waited on for its first request once the server drains. The handshake is done, so
+/// the request is a round trip away at most, whatever `keepalive_linger` is.
+pub const FRESH_LINGER: Duration = Duration::from_millis(500);
+
 /// How long the supervisor waits before it replaces a worker that was told to stop by a signal of its own: `pkill` and
 /// systemd's control-group kill signal the supervisor a moment later, and then there is nothing to replace.
 pub const RETIRE_DELAY: Duration = Duration::from_millis(100);
@@ -25,13 +37,13 @@ pub const RETIRE_DELAY: Duration = Duration::from_millis(100);
 /// A worker that has not finished starting has nothing to lose; it gets this long to leave before it is killed.
 pub const BOOT_KILL_GRACE: Duration = Duration::from_millis(500);
 
-/// First pause before a worker that died is started again, from its second death in a row on. Doubles up to [`BACKOFF_MAX`].
+/// First pause before a worker that died is started again, from the second death in a row in its place on. Doubles up to [`BACKOFF_MAX`].
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest pause before a worker that died is started again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A worker that served this long has left the row of deaths behind it.
 pub const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Deaths in a row, over all workers, after which the server gives up.
+/// Deaths in a row in the place of one worker after which the server gives up.
 pub const CRASH_LOOP_DEATHS: u32 = 8;
 
 /// How often, at most, a worker reports its counts, and only when they changed.
@@ -80,7 +92,7 @@ impl Default for PolicySettings {
 }
 
 /// A policy that was checked: every duration is finite, and those that must be positive are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     pub shutdown_timeout: Duration,
     pub drain_delay: Duration,
@@ -217,7 +229,12 @@ mod tests {
 
     #[test]
     fn the_worker_has_time_to_abort_before_it_is_killed() {
-        const { assert!(ABORT_GRACE.as_nanos() < KILL_GRACE.as_nanos()) };
-        const { assert!(KILL_GRACE.as_nanos() + CLOSE_SETTLE.as_nanos() < Duration::from_secs(1).as_nanos()) };
+        const { assert!(ABORT_GRACE.as_nanos() + CLOSE_ALL_GRACE.as_nanos() < KILL_GRACE.as_nanos()) };
+    }
+
+    #[test]
+    fn a_forced_end_takes_less_than_a_second_after_the_deadline() {
+        const { assert!(KILL_GRACE.as_nanos() + CLOSE_SETTLE.as_nanos() < EXIT_GRACE.as_nanos()) };
+        const { assert!(EXIT_GRACE.as_nanos() < Duration::from_secs(1).as_nanos()) };
     }
 }

@@ -17,7 +17,7 @@ pub const VERSION: u16 = 1;
 pub const MAX_PACKET: usize = 64 * 1024;
 
 /// From the supervisor to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ToWorker {
     /// The first message: who the worker is and, as JSON, what it is to do.
     Start { version: u16, worker: u32, generation: u32, settings: String },
@@ -34,7 +34,7 @@ pub enum ToWorker {
 }
 
 /// From a worker to the supervisor.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FromWorker {
     /// The worker's process runs and speaks this version; the application is not loaded yet.
     Hello { version: u16 },
@@ -43,7 +43,7 @@ pub enum FromWorker {
     /// The application did not start. Nothing but the process's end follows.
     StartFailed { message: String },
     /// Counts since the start, sent when they changed.
-    Status { closed: u64, active: u64, requests: u64 },
+    Status { closed: u64, requests: u64 },
     /// Answer to the first `Drain` or `Abort`: connections on which a request is under way at this moment.
     Draining { active: u64 },
     /// Somebody sent this worker a SIGTERM of its own.
@@ -53,7 +53,7 @@ pub enum FromWorker {
 }
 
 /// A packet that is not a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DecodeError {
     /// Shorter than its kind needs.
     Truncated { kind: u8 },
@@ -152,9 +152,9 @@ impl FromWorker {
                 }
                 out.extend_from_slice(&message.as_bytes()[from..]);
             }
-            FromWorker::Status { closed, active, requests } => {
+            FromWorker::Status { closed, requests } => {
                 out.push(68);
-                for count in [closed, active, requests] {
+                for count in [closed, requests] {
                     out.extend_from_slice(&count.to_le_bytes());
                 }
             }
@@ -182,7 +182,7 @@ impl FromWorker {
             65 => FromWorker::Hello { version: r.u16()? },
             66 => FromWorker::Ready,
             67 => FromWorker::StartFailed { message: r.text()? },
-            68 => FromWorker::Status { closed: r.u64()?, active: r.u64()?, requests: r.u64()? },
+            68 => FromWorker::Status { closed: r.u64()?, requests: r.u64()? },
             69 => FromWorker::Draining { active: r.u64()? },
             70 => FromWorker::RetireMe,
             71 => FromWorker::Stopped { cut: r.u64()?, requests: r.u64()?, clean: r.u8()? != 0 },

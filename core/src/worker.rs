@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::connection::Phase;
 use crate::machine;
-use crate::policy::{ABORT_GRACE, Policy, STATUS_INTERVAL};
+use crate::policy::{ABORT_GRACE, CLOSE_ALL_GRACE, Policy, STATUS_INTERVAL};
 use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::time::Instant;
 
@@ -43,7 +43,7 @@ machine! {
 }
 
 /// What happened to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// The application is started.
     Ready,
@@ -78,14 +78,14 @@ pub enum Input {
 }
 
 /// What a worker's driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     Send(FromWorker),
     /// Tell every connection, those to come too.
     Phase(Phase),
     /// Run the application's shutdown, then say [`Input::HostStopped`].
     StopHost,
-    /// Close every connection that is left, at once.
+    /// Close every connection that is left, at once, and report each as [`Input::Closed`].
     CloseAll,
     /// Leave the process, when everything sent is flushed.
     Exit {
@@ -101,7 +101,7 @@ pub const EXIT_FORCED: i32 = 4;
 pub const EXIT_START_FAILED: i32 = 3;
 
 /// One worker. See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
     policy: Policy,
     state: State,
@@ -110,13 +110,14 @@ pub struct Worker {
     /// No connection will be dealt any more.
     last_deal: bool,
     supervisor_gone: bool,
+    /// The grace after the deadline is over, [`Output::CloseAll`] was given out.
+    closing_all: bool,
     open: u64,
     closed: u64,
     cut: u64,
     requests: u64,
-    active: u64,
-    /// What the supervisor was last told, and when it may be told again.
-    told: (u64, u64, u64),
+    /// What the supervisor was last told (closed, requests), and when it may be told again.
+    told: (u64, u64),
     told_at: Instant,
     status_due: bool,
     ignored: u32,
@@ -132,12 +133,12 @@ impl Worker {
             deadline: None,
             last_deal: false,
             supervisor_gone: false,
+            closing_all: false,
             open: 0,
             closed: 0,
             cut: 0,
             requests: 0,
-            active: 0,
-            told: (0, 0, 0),
+            told: (0, 0),
             told_at: now,
             status_due: false,
             ignored: 0,
@@ -147,6 +148,18 @@ impl Worker {
     /// The policy came with the start message, after the machine was made.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// What it decides by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Every point in time that it holds. A search moves them, to recognise a state that it has seen at another time.
+    #[doc(hidden)]
+    pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
+        self.deadline.iter_mut().for_each(&mut f);
+        f(&mut self.told_at);
     }
 
     pub fn state(&self) -> State {
@@ -216,7 +229,7 @@ impl Worker {
                 if !self.supervisor_gone {
                     self.supervisor_gone = true;
                     self.last_deal = true;
-                    self.drain(now, now + self.policy.shutdown_timeout, active);
+                    self.drain(now + self.policy.shutdown_timeout, active);
                 }
             }
             Input::Opened => self.open = self.open.saturating_add(1),
@@ -236,7 +249,7 @@ impl Worker {
             }
             Input::HostStopped => {
                 if self.go(Edge::HostStopped) {
-                    self.stopped(true);
+                    self.stopped(self.open == 0);
                 }
             }
             Input::Terminated => {
@@ -258,7 +271,7 @@ impl Worker {
                     self.outputs.push_back(Output::Phase(Phase::LameDuck));
                 }
             }
-            ToWorker::Drain { remaining } => self.drain(now, now + remaining, active),
+            ToWorker::Drain { remaining } => self.drain(now + remaining, active),
             ToWorker::LastDeal => self.last_deal = true,
             ToWorker::Abort => self.abort(now, active),
             // The driver registers a dealt connection itself, and the start message is its own affair.
@@ -273,7 +286,7 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self, now: Instant, deadline: Instant, active: u64) {
+    fn drain(&mut self, deadline: Instant, active: u64) {
         if self.state == State::Booting {
             return self.leave_early();
         }
@@ -283,7 +296,6 @@ impl Worker {
             self.send(FromWorker::Draining { active });
             self.outputs.push_back(Output::Phase(Phase::Draining));
         }
-        let _ = now;
     }
 
     fn abort(&mut self, now: Instant, active: u64) {
@@ -320,26 +332,27 @@ impl Worker {
         let due = self.deadline.is_some_and(|at| at <= now);
         match self.state {
             State::Draining | State::Stopping if due => self.abort(now, 0),
-            State::Aborting if self.open == 0 || due => {
-                if self.open > 0 {
-                    self.outputs.push_back(Output::CloseAll);
-                }
-                self.go(Edge::Aborted);
-                self.stopped(false);
-            }
             _ => {}
         }
-        let counts = (self.closed, self.active, self.requests);
+        let due = self.deadline.is_some_and(|at| at <= now);
+        if self.state == State::Aborting && (self.open == 0 || (due && self.closing_all)) {
+            // Of a connection that is still not closed nothing can be said but that something on it may be lost.
+            self.cut = self.cut.saturating_add(self.open);
+            self.go(Edge::Aborted);
+            // Whatever became of the requests, the application's shutdown did not run.
+            self.stopped(false);
+        } else if self.state == State::Aborting && due {
+            self.closing_all = true;
+            self.deadline = Some(now + CLOSE_ALL_GRACE);
+            self.outputs.push_back(Output::CloseAll);
+        }
+        let counts = (self.closed, self.requests);
         if self.status_due && self.state != State::Stopped && now >= self.told_at + STATUS_INTERVAL {
             self.status_due = false;
             if counts != self.told {
                 self.told = counts;
                 self.told_at = now;
-                self.send(FromWorker::Status {
-                    closed: self.closed,
-                    active: self.active,
-                    requests: self.requests,
-                });
+                self.send(FromWorker::Status { closed: self.closed, requests: self.requests });
             }
         }
     }

@@ -186,11 +186,11 @@ where
 
 /// The status that the server answers with in place of the application.
 fn overruled(state: &ConnectionState) -> Option<StatusCode> {
-    state.fault.or(match state.ending? {
-        Ending::RequestTimeout => Some(StatusCode::GATEWAY_TIMEOUT),
-        Ending::BodyTimeout => Some(StatusCode::REQUEST_TIMEOUT),
-        Ending::Forced => Some(StatusCode::SERVICE_UNAVAILABLE),
-        Ending::PeerGone => None,
+    state.fault.or(match state.ending {
+        Some(Ending::RequestTimeout) => Some(StatusCode::GATEWAY_TIMEOUT),
+        Some(Ending::BodyTimeout) => Some(StatusCode::REQUEST_TIMEOUT),
+        Some(Ending::Forced) => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Some(Ending::PeerGone) | None => None,
     })
 }
 
@@ -219,9 +219,11 @@ fn begin<B: Body>(
         log.status = parts.status.as_u16();
         log
     });
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = AnswerBody {
         inner,
-        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, log },
+        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left: length, log },
     };
     if body.inner.is_end_stream() {
         body.tap.end();
@@ -260,6 +262,8 @@ struct AnswerTap {
     ended: bool,
     /// A response that has none: hyper drops the body without a look (RFC 9110 §6.4.1).
     no_body: bool,
+    /// Bytes that are left of the announced length. After the last one hyper drops the body without asking it for its end.
+    left: Option<u64>,
     /// The client can tell this body's end only by the connection's.
     unframed: bool,
     log: Option<Box<Logged>>,
@@ -317,9 +321,15 @@ where
                 (frame, ended)
             }
         };
-        if let (Some(log), Some(Ok(frame))) = (&mut this.tap.log, &frame) {
-            log.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        this.tap.left = this.tap.left.map(|left| left.saturating_sub(bytes));
+        if let Some(log) = &mut this.tap.log {
+            log.bytes += bytes;
         }
+        let ended = ended || this.tap.left == Some(0);
         if ended && !matches!(frame, Some(Err(_))) {
             this.tap.end();
         }

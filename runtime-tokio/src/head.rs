@@ -98,7 +98,7 @@ mod tests {
             assert_eq!(scanner.scan(&HEAD[..cut]), None, "cut at {cut}");
             let rest = [&HEAD[cut..], b"abcGET"].concat();
             assert_eq!(scanner.scan(&rest), Some(HEAD.len() - cut), "cut at {cut}");
-            assert_eq!(scanner.framings(), Framings { content_length: true, transfer_encoding: false });
+            assert_eq!(scanner.framings, Framings { content_length: true, transfer_encoding: false });
         }
     }
 
@@ -115,7 +115,7 @@ mod tests {
         ] {
             let mut scanner = HeadScanner::default();
             assert_eq!(scanner.scan(head), Some(head.len()));
-            assert_eq!(scanner.framings(), Framings { content_length: true, transfer_encoding: true });
+            assert_eq!(scanner.framings, Framings { content_length: true, transfer_encoding: true });
         }
     }
 
@@ -126,6 +126,6 @@ mod tests {
         assert_eq!(scanner.scan(b"\r\n\r\n"), None, "empty lines before a request line are no head");
         let get = b"GET / HTTP/1.1\r\n\r\n";
         assert_eq!(scanner.scan(get), Some(get.len()));
-        assert_eq!(scanner.framings(), Framings::default());
+        assert_eq!(scanner.framings, Framings::default());
     }
 }

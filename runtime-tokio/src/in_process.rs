@@ -83,24 +83,31 @@ struct InProcess<Io> {
     start: Start<Io>,
 }
 
+/// Workers that have ended, until the supervisor is told.
 #[derive(Clone, Default)]
-struct Exits(Arc<Mutex<(VecDeque<(WorkerId, ExitStatus)>, Option<Waker>)>>);
+struct Exits(Arc<Mutex<ExitQueue>>);
+
+#[derive(Default)]
+struct ExitQueue {
+    ended: VecDeque<(WorkerId, ExitStatus)>,
+    waker: Option<Waker>,
+}
 
 impl Exits {
     fn push(&self, worker: WorkerId, status: ExitStatus) {
-        let mut exits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        exits.0.push_back((worker, status));
-        if let Some(waker) = exits.1.take() {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.ended.push_back((worker, status));
+        if let Some(waker) = queue.waker.take() {
             waker.wake();
         }
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<(WorkerId, ExitStatus)> {
-        let mut exits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match exits.0.pop_front() {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match queue.ended.pop_front() {
             Some(exit) => Poll::Ready(exit),
             None => {
-                exits.1 = Some(cx.waker().clone());
+                queue.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
         }

@@ -15,6 +15,7 @@ pub mod line;
 pub mod listener;
 pub mod logging;
 pub mod os;
+pub mod server;
 mod shared;
 pub mod supervisor;
 mod wire;
@@ -23,4 +24,5 @@ pub mod worker_host;
 
 pub use app::{App, BoxError, ConnectionInfo, Ending, PeerAddr};
 pub use exchange::{RequestBody, RequestBodyError};
+pub use server::Server;
 pub use shared::ServeOptions;

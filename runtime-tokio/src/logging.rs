@@ -374,6 +374,7 @@ impl<S: Sink> LineLayer<S> {
 /// Wall time: this is what people compare with their own clock. Durations come from the runtime's monotonic
 /// one.
 fn now() -> Timestamp {
+    #[allow(clippy::disallowed_methods, reason = "a log line says when it was, in the time of people")]
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(Timestamp::MAX)
 }

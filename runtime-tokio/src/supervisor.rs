@@ -1,5 +1,6 @@
 //! The driver of the supervisor: accepts, deals, starts and ends workers, answers those that no worker takes.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,12 +78,13 @@ where
         observer: parts.observer,
         spawn: parts.spawn,
         sleep: None,
+        held: VecDeque::new(),
         pause: None,
         exit: None,
     }
 }
 
-struct Driver<L, H, S, O> {
+struct Driver<L: Listener, H, S, O> {
     machine: Supervisor,
     clock: Clock,
     /// The connections that the supervisor itself answers.
@@ -95,13 +97,15 @@ struct Driver<L, H, S, O> {
     observer: O,
     spawn: Spawn,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Connections that nobody can take for the moment, in order. They come before the accept queue.
+    held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
     pause: Option<Pin<Box<Sleep>>>,
     exit: Option<i32>,
 }
 
 // Nothing in it is pinned in place.
-impl<L, H, S, O> Unpin for Driver<L, H, S, O> {}
+impl<L: Listener, H, S, O> Unpin for Driver<L, H, S, O> {}
 
 /// How many connections of the front desk were closed since the driver last looked.
 #[derive(Default)]
@@ -130,7 +134,10 @@ where
                 }
             }
         }
-        self.refuse(connection);
+        match placement {
+            Placement::Hold => self.held.push_back(connection),
+            Placement::Worker(_) | Placement::Refuse(_) => self.refuse(connection),
+        }
     }
 
     /// Answers a connection that no worker takes.
@@ -197,7 +204,10 @@ where
             return false;
         }
         let to_the_end = self.machine.wants_backlog_empty();
-        let mut any = false;
+        let mut any = !self.held.is_empty();
+        for connection in std::mem::take(&mut self.held) {
+            self.place(connection);
+        }
         let mut listeners = std::mem::take(&mut self.listeners);
         for listener in &mut listeners {
             let mut accepted = 0;
@@ -231,15 +241,17 @@ where
         any
     }
 
-    /// Carries out what the machine wants, until it waits. Returns whether to look at everything again: its timer fired,
-    /// after which it may want to know about the accept queue, or a worker was started, whose messages nobody waits for yet.
+    /// Carries out what the machine wants, until it waits. Returns whether it did anything: then there may be news, of a
+    /// worker that was just started or of the accept queue that the machine now wants to know about.
     fn obey(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut fired = false;
-        let mut spawned = false;
-        loop {
-            match self.machine.poll_output() {
+        let mut did = false;
+        // What is said waits for what is done: who reads the log may rely on it.
+        let mut said = Vec::new();
+        let at = loop {
+            let output = self.machine.poll_output();
+            did |= !matches!(output, Output::Timeout(_));
+            match output {
                 Output::Spawn { worker, number, generation } => {
-                    spawned = true;
                     match self.host.spawn(worker, number, generation) {
                         Ok(()) => {
                             let settings = self.settings.clone();
@@ -258,35 +270,42 @@ where
                 Output::RefuseNew => self.listeners.iter_mut().for_each(Listener::refuse_new),
                 Output::CloseListeners => self.listeners.clear(),
                 Output::Phase(phase) => self.front_desk.set_phase(phase),
+                words @ (Output::Notify(_) | Output::Report(_)) => said.push(words),
+                Output::Exit { code } => self.exit = Some(code),
+                Output::Timeout(at) => break at,
+            }
+        };
+        for words in said {
+            match words {
                 Output::Notify(notify) => self.observer.notify(&notify),
                 Output::Report(event) => self.observer.event(&event),
-                Output::Exit { code } => self.exit = Some(code),
-                Output::Timeout(at) => {
-                    let Some(at) = at else {
-                        self.sleep = None;
-                        return fired || spawned;
-                    };
-                    if fired || spawned {
-                        return true;
-                    }
-                    let deadline = self.clock.to_tokio(at);
-                    let sleep = match &mut self.sleep {
-                        Some(sleep) => {
-                            if sleep.deadline() != deadline {
-                                sleep.as_mut().reset(deadline);
-                            }
-                            sleep
-                        }
-                        none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
-                    };
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return fired;
-                    }
-                    self.handle(Input::Timeout);
-                    fired = true;
-                }
+                _ => {}
             }
         }
+        did | self.wait_until(at, cx)
+    }
+
+    /// Arms the timer. Returns whether it has fired already.
+    fn wait_until(&mut self, at: Option<pounce_core::Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(at) = at else {
+            self.sleep = None;
+            return false;
+        };
+        let deadline = self.clock.to_tokio(at);
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if sleep.deadline() != deadline {
+                    sleep.as_mut().reset(deadline);
+                }
+                sleep
+            }
+            none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
+        };
+        let fired = sleep.as_mut().poll(cx).is_ready();
+        if fired {
+            self.handle(Input::Timeout);
+        }
+        fired
     }
 }
 
@@ -303,11 +322,11 @@ where
         let this = &mut *self;
         loop {
             let took = this.take_inputs(cx);
-            let fired = this.obey(cx);
+            let did = this.obey(cx);
             if let Some(code) = this.exit {
                 return Poll::Ready(code);
             }
-            if !took && !fired {
+            if !took && !did {
                 return Poll::Pending;
             }
         }

@@ -1,5 +1,11 @@
 //! The listener on real sockets.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

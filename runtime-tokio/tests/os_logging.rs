@@ -1,5 +1,11 @@
 //! The log, written by processes of their own: this test binary executed again with a role.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the real operating system is what is tested"
+)]
+
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Output, Stdio};
@@ -16,6 +22,9 @@ const ROLE: &str = "POUNCE_TEST_ROLE";
 #[test]
 fn in_a_role() {
     let Ok(role) = std::env::var(ROLE) else { return };
+    // What never ends is to fail the test, not to hold it up.
+    // SAFETY: no memory is involved.
+    unsafe { libc::alarm(120) };
     let (format, what) = role.split_once(' ').unwrap();
     logging::init(if format == "json" { Format::Json } else { Format::Text }, Level::Info);
     match what {

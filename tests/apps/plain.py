@@ -151,6 +151,13 @@ async def raises_late(scope, receive, send, query):
     raise RuntimeError("raised after the head")
 
 
+async def raises_later(scope, receive, send, query):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"first", "more_body": True})
+    await asyncio.sleep(0.5)
+    raise RuntimeError("raised in the middle")
+
+
 async def nothing(scope, receive, send, query):
     return
 
@@ -211,6 +218,7 @@ PATHS = {
     "/scope": show_scope,
     "/raises": raises,
     "/raises-late": raises_late,
+    "/raises-later": raises_later,
     "/nothing": nothing,
     "/short": short,
     "/bad-header": bad_header,
@@ -225,7 +233,7 @@ async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         return await lifespan(scope, receive, send)
     query = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
-    handler = PATHS.get(scope["path"])
+    handler = PATHS.get(scope["path"].removeprefix(scope["root_path"]))
     if handler is None:
         return await respond(send, "no such path", status=404)
     await handler(scope, receive, send, query)

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use pounce_tests::server::SLACK;
 use pounce_tests::{
-    Close, Connection, Events, FreshLoad, KeepAliveLoad, Ledger, Outcome, Request, Server, Signal, heavy,
+    Close, Connection, Events, FreshLoad, KeepAliveLoad, Ledger, Outcome, Request, Server, ServerBuilder,
+    Signal, heavy,
 };
 
 /// A pause that lets the server get as far as it will with what was sent; nothing depends on how far that is.
@@ -270,9 +271,9 @@ fn s13_a_client_that_resets_during_its_503_makes_no_noise() {
 }
 
 /// Half of a request is sent before SIGTERM, the rest `pause` after it, on a fresh connection or on one that
-/// already served a request.
-fn half_sent(request: &Request, first: usize, pause: Duration, reused: bool) {
-    let mut server = Server::demo().args(["--keepalive-linger", "0.2"]).start();
+/// already served a request. The application has not answered before the request is complete.
+fn half_sent(server: &ServerBuilder, request: &Request, first: usize, pause: Duration, reused: bool) {
+    let mut server = server.start();
     let mut connection = server.connect();
     if reused {
         connection.request(&Request::get("/")).status(200);
@@ -284,32 +285,58 @@ fn half_sent(request: &Request, first: usize, pause: Duration, reused: bool) {
     thread::sleep(pause);
     connection.send(&wire[first..]);
     assert!(connection.read_response(request.method()).status(200).connection_close);
+    assert_eq!(connection.wait_for_close(SLACK), Close::Fin);
     server.assert_exit(0, Duration::from_secs(1) + SLACK);
+}
+
+fn short_linger(server: ServerBuilder) -> ServerBuilder {
+    server.args(["--keepalive-linger", "0.2"])
 }
 
 #[test]
 fn s14_half_a_head_at_sigterm_is_answered() {
     for reused in [false, true] {
         for pause in [300, 1500] {
-            half_sent(&Request::get("/"), 20, Duration::from_millis(pause), reused);
+            let pause = Duration::from_millis(pause);
+            half_sent(&short_linger(Server::demo()), &Request::get("/"), 20, pause, reused);
         }
     }
 }
 
 #[test]
 fn s14_one_byte_of_a_head_at_sigterm_is_answered() {
-    half_sent(&Request::get("/"), 1, Duration::from_millis(1000), false);
-    half_sent(&Request::get("/"), 1, Duration::from_millis(1000), true);
+    let demo = short_linger(Server::demo());
+    half_sent(&demo, &Request::get("/"), 1, Duration::from_millis(1000), false);
+    half_sent(&demo, &Request::get("/"), 1, Duration::from_millis(1000), true);
 }
 
 #[test]
 fn s14_half_a_body_at_sigterm_is_answered() {
+    let app = short_linger(Server::app("plain:app"));
     let request = Request::post("/echo", vec![b'x'; 10_000]);
-    half_sent(&request, request.encode_head().len() + 5_000, Duration::from_millis(1500), false);
+    let head = request.encode_head().len();
+    half_sent(&app, &request, head + 5_000, Duration::from_millis(1500), false);
     // The head is complete, not a byte of the body is there.
-    half_sent(&request, request.encode_head().len(), Duration::from_millis(1000), true);
+    half_sent(&app, &request, head, Duration::from_millis(1000), true);
     let chunked = Request::post_chunked("/echo", &[b"hello", b"world"]);
-    half_sent(&chunked, chunked.encode().len() - 8, Duration::from_millis(1000), false);
+    half_sent(&app, &chunked, chunked.encode().len() - 8, Duration::from_millis(1000), false);
+}
+
+#[test]
+fn s14_half_a_body_at_sigterm_is_echoed_by_a_service_that_already_answers() {
+    let mut server = short_linger(Server::demo()).start();
+    let request = Request::post("/echo", vec![b'x'; 10_000]);
+    let wire = request.encode();
+    let mut connection = server.connect();
+    connection.send(&wire[..5_000]);
+    connection.wait_for_first_byte();
+    server.begin_shutdown();
+    thread::sleep(Duration::from_millis(1000));
+    connection.send(&wire[5_000..]);
+    assert_eq!(connection.read_response("POST").status(200).body.len(), 10_000);
+    // The head of the response was out before anybody knew that it is the last.
+    assert_eq!(connection.wait_for_close(SLACK), Close::Fin);
+    server.assert_exit(0, Duration::from_secs(1) + SLACK);
 }
 
 #[test]

@@ -13,15 +13,23 @@ use pounce_tests::processes::group_exists;
 use pounce_tests::server::SLACK;
 use pounce_tests::{Address, Server, ServerBuilder, Signal, client};
 
-/// It ends with 3 and has said `problem` once, with the traceback if there is one, and tried nothing again.
+/// It ends with 3 and has said once what is wrong, and tried nothing again. `frame` stands in a line of the traceback.
 #[track_caller]
-fn assert_start_fails(server: &ServerBuilder, problem: &str, traceback: bool) {
+fn assert_start_fails(server: &ServerBuilder, problem: &str, frame: Option<&str>) {
     let mut server = server.spawn();
     server.assert_exit(3, Duration::from_secs(30));
-    assert_eq!(server.count(problem), 1, "{problem:?} is to be said once\n{}", server.log_text());
-    let tracebacks = server.count("Traceback (most recent call last)");
-    assert_eq!(tracebacks, usize::from(traceback), "tracebacks\n{}", server.log_text());
+    let messages = server.messages();
+    let said: Vec<_> =
+        messages.iter().filter(|line| line.contains("could not start the application")).collect();
+    assert_eq!(said.len(), 1, "{}", server.log_text());
+    assert!(said[0].contains(problem), "{problem:?} is not said\n{}", server.log_text());
+    let expected = usize::from(frame.is_some());
+    assert_eq!(server.count("Traceback (most recent call last)"), expected, "{}", server.log_text());
+    if let Some(frame) = frame {
+        assert_eq!(server.count(frame), 1, "{}", server.log_text());
+    }
     assert_eq!(server.count(" serving "), 0, "{}", server.log_text());
+    assert_eq!(server.count("replaced"), 0, "{}", server.log_text());
     assert!(!group_exists(server.pid()), "a process is left");
 }
 
@@ -49,8 +57,24 @@ fn s36_a_missing_attribute_exits_3_with_one_message() {
 fn s36_an_exception_at_import_exits_3_with_one_traceback() {
     for workers in [1, 4] {
         let server = Server::app("import_fails:app").workers(workers);
-        assert_start_fails(&server, "RuntimeError: no database at db.internal:5432", true);
+        let frame = "raise RuntimeError(\"no database at db.internal:5432\")";
+        assert_start_fails(&server, "RuntimeError: no database at db.internal:5432", Some(frame));
     }
+}
+
+#[test]
+fn s36_a_failed_lifespan_startup_exits_3_with_its_message() {
+    for workers in [1, 4] {
+        let server = Server::app("startup_fails:app").workers(workers);
+        assert_start_fails(&server, "no database at db.internal:5432", None);
+    }
+}
+
+#[test]
+fn s36_an_exception_in_lifespan_startup_exits_3_with_one_traceback() {
+    let server = Server::app("startup_fails:raises").args(["--lifespan", "on"]);
+    let frame = "raise RuntimeError(\"raised in lifespan.startup\")";
+    assert_start_fails(&server, "raised in lifespan.startup", Some(frame));
 }
 
 #[test]
@@ -80,7 +104,7 @@ fn the_start_up_line_says_what_where_and_how_long() {
     let line = server.wait_for_line(" serving ");
     assert!(line.split_at_checked(21).is_some_and(|(stamp, _)| is_stamp(stamp)), "{line}");
     let Address::Tcp(address) = server.address() else { panic!("{line}") };
-    for part in ["plain:app", &format!("http://{address}"), "2 worker(s)", "CPython 3.", "12.0s"] {
+    for part in ["plain:app", &format!("http://{address}"), "2 worker(s)", "CPython 3.", "budget 12"] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
     assert_eq!(server.count(" serving "), 1);
@@ -219,9 +243,9 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 #[test]
 fn the_bare_shutdown_timeout_variable_and_the_alias_of_uvicorn_set_the_budget() {
     let server = Server::demo().env("SHUTDOWN_TIMEOUT", "7").start();
-    assert!(server.wait_for_line(" serving ").contains("7.0s"), "{}", server.log_text());
+    assert!(server.wait_for_line(" serving ").contains("budget 7"), "{}", server.log_text());
     let server = Server::demo().args(["--timeout-graceful-shutdown", "1500ms"]).start();
-    assert!(server.wait_for_line(" serving ").contains("1.5s"), "{}", server.log_text());
+    assert!(server.wait_for_line(" serving ").contains("budget 1.5s"), "{}", server.log_text());
 }
 
 /// Ends with 2, and says all of these.
@@ -251,7 +275,7 @@ fn bad_settings_exit_2_and_say_where_they_came_from_and_what_is_allowed() {
     fs::write(dir.path().join("pounce.toml"), "wokers = 2\n").unwrap();
     assert_usage_error(&demo(), &["pounce.toml", "wokers", "workers"]);
     fs::remove_file(dir.path().join("pounce.toml")).unwrap();
-    assert_usage_error(&Server::bare(), &["APP"]);
+    assert_usage_error(&Server::bare(), &["no application was given"]);
     assert_usage_error(&Server::app("plain"), &["plain:app"]);
 }
 

@@ -26,7 +26,7 @@ def main() -> NoReturn:
     native = _extension.load().Worker(descriptor)
     # From here on SIGTERM is a request to the supervisor, also while Python is busy.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
     try:
         code = Worker(native).run()
     except _load.LoadError as error:
@@ -129,15 +129,22 @@ class Worker:
         self._loop.stop()
 
 
+def _before_fork() -> None:
+    # A SIGTERM for the child that comes before `_in_child` has to wait: the handler would tell the supervisor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _in_child() -> None:
     """In a process that the application forked: signals are its own again."""
-    try:
-        signal.set_wakeup_fd(-1)
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    except ValueError:
-        # Not the main thread.
-        pass
+    signal.set_wakeup_fd(-1)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # As far as Python knows, it was never changed.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _flush() -> None:

@@ -1,0 +1,242 @@
+"""The worker while Python is busy, and its end."""
+
+import os
+import signal
+import time
+
+from harness import TestCase, eventually, read_all, read_until, Response
+from test_sending import DISPATCH
+
+
+class Driving(TestCase):
+    def served(self, source: str = "", **kwargs):
+        return self.serve(DISPATCH + source, **kwargs)
+
+    def test_health_is_answered_while_python_sleeps(self):
+        worker = self.served(
+            """
+    async def block(scope, receive, send):
+        print("blocking", flush=True)
+        time.sleep(60)
+""",
+            health_check_path="/health",
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /block HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("blocking")
+            for _ in range(5):
+                self.assertEqual(worker.request("/health").status, 200)
+            # The deadline: the client gets its 503, and the process ends though Python does not come back.
+            worker.order("drain", 60)
+            worker.wait_for("draining")
+            self.assertEqual(worker.request("/health").status, 503)
+            worker.order("last_deal")
+            worker.order("abort")
+            self.assertEqual(Response(read_all(client)).status, 503)
+        self.assertFalse(worker.wait_for("stopped")[1][2])
+        worker.exit_code()
+
+    def test_health_is_answered_while_python_computes(self):
+        worker = self.served(
+            """
+    async def compute(scope, receive, send):
+        print("computing", flush=True)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            sum(range(1000))
+        await hello(scope, receive, send)
+""",
+            health_check_path="/health",
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /compute HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+            worker.wait_for_log("computing")
+            self.assertEqual(worker.request("/health").status, 200)
+            self.assertEqual(worker.request("/hello").body, b"hello")
+            self.assertEqual(Response(read_all(client)).body, b"hello")
+
+    def test_what_was_sent_before_python_blocked_is_delivered(self):
+        worker = self.served(
+            """
+    async def block(scope, receive, send):
+        await start(send)
+        await body(send, b"first", True)
+        time.sleep(0.1)
+        await body(send, b"second", True)
+        time.sleep(60)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /block HTTP/1.1\r\nhost: test\r\n\r\n")
+            read_until(client, b"second")
+
+    def test_requests_that_came_while_python_was_blocked_are_served_after(self):
+        worker = self.served(
+            """
+    async def block(scope, receive, send):
+        print("blocking", flush=True)
+        time.sleep(1)
+        await hello(scope, receive, send)
+"""
+        )
+        clients = [worker.connect() for _ in range(20)]
+        clients[0].sendall(b"GET /block HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        worker.wait_for_log("blocking")
+        for client in clients[1:]:
+            client.sendall(b"GET /hello HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        for client in clients:
+            with client:
+                self.assertEqual(Response(read_all(client)).body, b"hello")
+
+    def test_an_order_to_stop_during_the_import_is_obeyed(self):
+        worker = self.start("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+        worker.wait_for_log("importing")
+        worker.order("drain", 20)
+        worker.order("last_deal")
+        worker.wait_for("stopped")
+        self.assertEqual(worker.exit_code(), 0)
+
+    def test_sigterm_is_handed_to_the_supervisor(self):
+        for source in (
+            "print('here', flush=True)\nimport time\ntime.sleep(60)\n",
+            "print('here', flush=True)\nasync def app(scope, receive, send): pass\n",
+        ):
+            worker = self.start(source)
+            worker.wait_for_log("here")
+            worker.process.send_signal(signal.SIGTERM)
+            worker.wait_for("retire_me")
+            self.assertIsNone(worker.process.poll())
+
+    def test_sigint_is_ignored(self):
+        worker = self.served()
+        worker.process.send_signal(signal.SIGINT)
+        self.assertEqual(worker.request("/hello").body, b"hello")
+
+    def test_a_forked_child_of_the_application_ends_by_sigterm(self):
+        worker = self.served(
+            """
+    import multiprocessing
+
+    async def fork(scope, receive, send):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        process.terminate()
+        process.join()
+        await start(send)
+        await body(send, b"%d" % process.exitcode)
+"""
+        )
+        self.assertEqual(worker.request("/fork").body, b"-15")
+        self.assertNotIn("retire_me", [kind for kind, _ in worker.messages])
+
+    def test_running_requests_are_finished_and_the_worker_leaves(self):
+        worker = self.served(
+            """
+    async def slow(scope, receive, send):
+        print("slow", flush=True)
+        await asyncio.sleep(0.5)
+        await hello(scope, receive, send)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("slow")
+            self.assertEqual(worker.drain(), (0, 1, True))
+            response = Response(read_all(client))
+        self.assertEqual((response.body, response.header("connection")), (b"hello", "close"))
+        self.assertEqual(worker.exit_code(), 0)
+
+    def test_at_the_deadline_handlers_are_cancelled(self):
+        worker = self.served(
+            """
+    async def stuck(scope, receive, send):
+        print("stuck", flush=True)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("cancelled", flush=True)
+            raise
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /stuck HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("stuck")
+            worker.order("drain", 60)
+            worker.order("last_deal")
+            worker.order("abort")
+            self.assertEqual(Response(read_all(client)).status, 503)
+        worker.wait_for_log("cancelled")
+        worker.exit_code()
+        self.assertNotIn("Traceback", worker.read_log())
+
+    def test_a_request_timeout_cancels_the_handler(self):
+        worker = self.served(
+            """
+    async def stuck(scope, receive, send):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("cancelled", flush=True)
+            raise
+""",
+            request_timeout=0.2,
+        )
+        self.assertEqual(worker.request("/stuck").status, 504)
+        worker.wait_for_log("cancelled")
+        self.assertEqual(worker.request("/hello").body, b"hello")
+
+    def test_threads_that_never_end_do_not_keep_the_worker(self):
+        worker = self.served(
+            """
+    import threading
+
+    async def threads(scope, receive, send):
+        asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        await hello(scope, receive, send)
+"""
+        )
+        self.assertEqual(worker.request("/threads").body, b"hello")
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
+
+    def test_output_and_atexit_functions_are_not_lost(self):
+        worker = self.served(
+            """
+    import atexit
+    atexit.register(print, "atexit ran")
+
+    async def prints(scope, receive, send):
+        print("not flushed")
+        await hello(scope, receive, send)
+"""
+        )
+        worker.request("/prints")
+        worker.drain()
+        worker.exit_code()
+        self.assertEqual(worker.read_log(), "not flushed\natexit ran\n")
+
+    def test_a_worker_without_its_supervisor_leaves(self):
+        worker = self.served()
+        worker.line.shutdown(2)
+        worker.line.close()
+        worker.exit_code()
+
+    def test_an_idle_worker_does_nothing(self):
+        worker = self.served()
+        worker.request("/hello")
+
+        def switches():
+            total = 0
+            for task in os.listdir(f"/proc/{worker.process.pid}/task"):
+                with open(f"/proc/{worker.process.pid}/task/{task}/status") as file:
+                    total += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+            return total
+
+        def quiet():
+            before = switches()
+            time.sleep(0.5)
+            # Once per 10 ms would be 50.
+            return switches() - before <= 5
+
+        eventually(quiet, "the worker keeps waking up")

@@ -1,0 +1,201 @@
+"""Request bodies, and clients that leave."""
+
+import socket
+
+from harness import TestCase, Response, eventually, read_all, read_until
+from test_sending import DISPATCH
+
+ECHO = """
+    async def read(receive):
+        parts = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message["body"])
+            if not message["more_body"]:
+                return b"".join(parts)
+
+    async def echo(scope, receive, send):
+        data = await read(receive)
+        await start(send)
+        await body(send, data)
+"""
+
+
+class Receiving(TestCase):
+    def served(self, source: str = "", **kwargs):
+        return self.serve(DISPATCH + ECHO + source, **kwargs)
+
+    def test_bodies_of_every_size(self):
+        worker = self.served()
+        for size in (0, 1, 4096, 65535, 65536, 65537, 1 << 20, 5 << 20):
+            data = bytes(range(256)) * (size // 256 + 1)
+            response = worker.request("/echo", method="POST", body=data[:size])
+            self.assertEqual(response.body, data[:size], size)
+
+    def test_a_chunked_body(self):
+        worker = self.served()
+        with worker.connect() as client:
+            client.sendall(
+                b"POST /echo HTTP/1.1\r\nhost: test\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+                b"3\r\nabc\r\n"
+            )
+            client.sendall(b"4\r\ndefg\r\n0\r\n\r\n")
+            self.assertEqual(Response(read_all(client)).body, b"abcdefg")
+
+    def test_a_chunked_body_is_seen_as_it_comes(self):
+        worker = self.served(
+            """
+    async def parts(scope, receive, send):
+        await start(send)
+        while True:
+            message = await receive()
+            await body(send, b"[" + message["body"] + b"]", message["more_body"])
+            if not message["more_body"]:
+                return
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"POST /parts HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            read_until(client, b"[abc]")
+            client.sendall(b"3\r\ndef\r\n")
+            read_until(client, b"[def]")
+            client.sendall(b"0\r\n\r\n")
+            read_until(client, b"0\r\n\r\n")
+
+    def test_an_application_that_does_not_read_holds_the_client_back(self):
+        worker = self.served(
+            """
+    async def later(scope, receive, send):
+        await asyncio.sleep(1)
+        data = await read(receive)
+        await start(send)
+        await body(send, b"%d" % len(data))
+"""
+        )
+        with worker.connect() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            client.sendall(b"POST /later HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 67108864\r\n\r\n")
+            client.setblocking(False)
+            sent = 0
+            data = bytes(1 << 16)
+            # Until it stands still for a while, but it has to be less than everything.
+            for _ in range(20):
+                try:
+                    while sent < 60 << 20:
+                        sent += client.send(data)
+                except BlockingIOError:
+                    pass
+                import time
+
+                time.sleep(0.01)
+            self.assertLess(sent, 32 << 20)
+            client.settimeout(30)
+            client.sendall(bytes((64 << 20) - sent))
+            self.assertEqual(Response(read_all(client)).body, b"67108864")
+
+    def test_a_body_that_breaks_off_is_never_complete(self):
+        worker = self.served(
+            """
+    async def large(scope, receive, send):
+        data = await read(receive)
+        print("complete" if data is not None else "disconnect", flush=True)
+"""
+        )
+        for length in (1000, 10_000_000):
+            with worker.connect() as client:
+                client.sendall(b"POST /large HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\nabc" % length)
+        worker.wait_for_log("disconnect")
+        worker.drain()
+        self.assertNotIn("complete", worker.read_log())
+
+    def test_a_client_that_leaves_is_told_to_receive(self):
+        worker = self.served(
+            """
+    async def wait(scope, receive, send):
+        print(await receive(), flush=True)
+        print(await receive(), flush=True)
+        print(await receive(), flush=True)
+        await asyncio.sleep(0.05)
+        print("not cancelled", flush=True)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /wait HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("more_body")
+        log = worker.wait_for_log("not cancelled")
+        self.assertEqual(
+            log,
+            "{'type': 'http.request', 'body': b'', 'more_body': False}\n"
+            "{'type': 'http.disconnect'}\n{'type': 'http.disconnect'}\nnot cancelled\n",
+        )
+
+    def test_waiting_for_a_disconnect_again_and_again(self):
+        # A receive() that was given up must not take the message of the next one.
+        worker = self.served(
+            """
+    async def poll(scope, receive, send):
+        await receive()
+        for n in range(100):
+            try:
+                message = await asyncio.wait_for(receive(), 0.01)
+            except asyncio.TimeoutError:
+                if n == 3:
+                    print("waiting", flush=True)
+                continue
+            print(message, flush=True)
+            return
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /poll HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("waiting")
+        worker.wait_for_log("{'type': 'http.disconnect'}")
+
+    def test_two_receivers_at_once(self):
+        worker = self.served(
+            """
+    async def two(scope, receive, send):
+        await receive()
+        print(await asyncio.gather(receive(), receive()), flush=True)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /two HTTP/1.1\r\nhost: test\r\n\r\n")
+            eventually(lambda: worker.request("/echo").status == 200, "no answer")
+        worker.wait_for_log("[{'type': 'http.disconnect'}, {'type': 'http.disconnect'}]")
+
+    def test_expect_100_continue_is_answered_when_the_body_is_wanted(self):
+        worker = self.served(
+            """
+    async def refuse(scope, receive, send):
+        await start(send, status=403)
+        await body(send, b"no")
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(
+                b"POST /echo HTTP/1.1\r\nhost: test\r\nconnection: close\r\nexpect: 100-continue\r\n"
+                b"content-length: 3\r\n\r\n"
+            )
+            self.assertEqual(read_until(client, b"\r\n\r\n"), b"HTTP/1.1 100 Continue\r\n\r\n")
+            client.sendall(b"abc")
+            self.assertEqual(Response(read_all(client)).body, b"abc")
+        with worker.connect() as client:
+            client.sendall(b"POST /refuse HTTP/1.1\r\nhost: test\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+            self.assertTrue(read_until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 403"))
+
+    def test_receive_after_the_response_is_a_disconnect_also_with_a_body_unread(self):
+        worker = self.served(
+            """
+    async def early(scope, receive, send):
+        await start(send)
+        await body(send, b"early")
+        print(await receive(), flush=True)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"POST /early HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\nabc")
+            read_until(client, b"early")
+            worker.wait_for_log("{'type': 'http.disconnect'}")
