@@ -138,7 +138,11 @@ pub fn judge<N: SimNet>(world: &Arc<World>, net: &N) -> Verdict {
                 if cause == Some(Cause::Deadline)
                     && let Some(instance) = judge.instance(attempt, facts.as_ref())
                 {
-                    any_cut.entry(instance.supervisor.id()).or_insert(attempt.id);
+                    // The code is about the shutdown; a worker that retired before it had a deadline of its own.
+                    let history = instance.history();
+                    if history.stop.is_some_and(|stop| attempt.end_ms >= stop) && history.retired.is_none() {
+                        any_cut.entry(instance.supervisor.id()).or_insert(attempt.id);
+                    }
                 }
                 if !attempt.retried && *failure != Failure::GaveUp {
                     verdict.failed += 1;
@@ -216,7 +220,7 @@ impl Judge<'_> {
         match failure {
             Failure::Refused | Failure::ConnectTimeout => {
                 let stopping = by(history.all_stopped) || by(history.stop) || over || by(history.gave_up);
-                (instance.is_none() || stopping).then_some(Cause::NotListening)
+                (instance.is_none() || stopping || self.gap(attempt)).then_some(Cause::NotListening)
             }
             Failure::Timeout => self.impatience(attempt, &history, client.timeout_ms),
             Failure::Status(503) => {
@@ -268,7 +272,8 @@ impl Judge<'_> {
                 if facts.owner.is_none() {
                     // In the accept queue, or not even there.
                     if facts.queued.is_none() {
-                        return (by(history.all_stopped) || over).then_some(Cause::LateHandshake);
+                        return (by(history.all_stopped) || over || self.gap(attempt))
+                            .then_some(Cause::LateHandshake);
                     }
                     return over.then_some(Cause::Killed).filter(|_| {
                         history.killed.is_some() || history.hurried.is_some() || self.bounded_close(&history)
@@ -324,6 +329,20 @@ impl Judge<'_> {
     /// The end of all patience with a queue that cannot be emptied.
     fn bounded_close(&self, history: &History) -> bool {
         self.has_fault(|f| matches!(f, FaultKind::OutOfDescriptors { .. })) && history.stop.is_some()
+    }
+
+    /// Between the attempt's start and its end one server on its pod was over, or the next was not there yet.
+    fn gap(&self, attempt: &Attempt) -> bool {
+        self.instances.iter().filter(|i| Some(i.pod) == attempt.pod).any(|i| {
+            let history = i.history();
+            let closed = history
+                .all_stopped
+                .into_iter()
+                .chain(history.exited.map(|(at, _)| at))
+                .chain(history.killed)
+                .min();
+            closed.is_some_and(|at| at <= attempt.end_ms && at + 40_000 >= attempt.start_ms)
+        })
     }
 
     fn previous_end(&self, attempt: &Attempt) -> Option<u64> {
@@ -434,7 +453,12 @@ impl Judge<'_> {
                 problems.push(format!("pod-{pod}: exits with 0, but r{cut} was cut at the deadline"));
             }
             self.promptness(instance, &history, stop, exited, problems);
-            let calm = self.world.scenario.faults.is_empty() && self.world.scenario.violations().is_empty();
+            // The application's own shutdown has to fit in as well, after whatever lingers.
+            let tail = CLOSE_LINGER.as_millis() as u64 + self.world.scenario.app.shutdown.max_ms() + 100;
+            let fits = s.shutdown_timeout_ms
+                >= s.keepalive_linger_ms + self.world.scenario.longest_exchange_ms() + tail;
+            let calm =
+                fits && self.world.scenario.faults.is_empty() && self.world.scenario.violations().is_empty();
             if calm && code != 0 {
                 problems.push(format!("pod-{pod}: exits with {code}, and nothing was wrong"));
             }

@@ -367,9 +367,13 @@ impl<N: SimNet> Cluster<N> {
         }
         let up = self
             .until(60_000, || {
+                let now = self.world.now_ms();
+                let min_ready = self.world.scenario.platform.min_ready_ms;
                 let serving = self.pods().iter().all(|pod| {
                     let state = lock(&pod.state);
-                    state.instance.as_ref().is_some_and(|i| i.history().ready.is_some())
+                    let serves = state.instance.as_ref().is_some_and(|i| i.history().ready.is_some());
+                    // A pod that is not available yet is the first to be deleted.
+                    serves && (!self.rolling() || state.ready_since.is_some_and(|at| at + min_ready <= now))
                 });
                 serving && self.fronts.iter().all(|front| front.knows() == pods as usize)
             })
