@@ -125,6 +125,8 @@ pub enum Output {
     Reject(u16),
     /// End the request under way: drop it and answer with the status of [`Ending`].
     EndRequest(Ending),
+    /// Find out whether the peer takes bytes that the socket has already, and say [`Connection::on_write_probe`].
+    ProbeWrite,
     /// Close without another byte; what was under way is cut, so that the peer can tell.
     Cut,
     /// Always the last one: call again at this time, or when something happens.
@@ -154,6 +156,10 @@ pub struct Connection {
     body_wait_since: Option<Instant>,
     /// Since when the socket takes no byte of what there is to write.
     write_wait_since: Option<Instant>,
+    /// It was asked whether the peer takes what the socket has already.
+    write_probed: bool,
+    /// It does not.
+    write_stuck: bool,
     announced: bool,
     /// The client itself asked for the end after this request.
     client_close: bool,
@@ -195,6 +201,8 @@ impl Connection {
             request_since: now,
             body_wait_since: None,
             write_wait_since: None,
+            write_probed: false,
+            write_stuck: false,
             announced: false,
             client_close: false,
             body_open: false,
@@ -410,6 +418,19 @@ impl Connection {
     /// The socket took bytes.
     pub fn on_write_progress(&mut self) {
         self.write_wait_since = None;
+        self.write_probed = false;
+        self.write_stuck = false;
+    }
+
+    /// The answer to [`Output::ProbeWrite`]: `took`: the peer has taken bytes since it was last looked at.
+    pub fn on_write_probe(&mut self, now: Instant, took: bool) {
+        if self.write_probed {
+            self.write_probed = false;
+            self.write_stuck = !took;
+            if took {
+                self.write_wait_since = Some(now);
+            }
+        }
     }
 
     /// The socket has nothing more to read.
@@ -539,7 +560,11 @@ impl Connection {
         if let (Some(waiting), false) = (self.write_wait_since, self.cut)
             && matches!(self.state, State::Streaming | State::Flushing | State::Closing)
         {
-            consider(waiting + self.write_timeout, Output::Cut);
+            if self.write_stuck {
+                consider(waiting, Output::Cut);
+            } else if !self.write_probed {
+                consider(waiting + self.write_timeout, Output::ProbeWrite);
+            }
         }
         due
     }
@@ -568,6 +593,7 @@ impl Connection {
                     self.count_cut();
                 }
             }
+            Output::ProbeWrite => self.write_probed = true,
             Output::Cut => {
                 self.cut = true;
                 if self.phase == Phase::Aborting && self.is_active() {

@@ -373,7 +373,7 @@ impl ConnectionObserver {
         let aborting = self.phase == Phase::Aborting;
         let fair = match output {
             Output::Timeout(at) => return check_timeout(now, at),
-            Output::Wake => return Ok(()),
+            Output::Wake | Output::ProbeWrite => return Ok(()),
             Output::Reject(503) | Output::EndRequest(Ending::Forced) => aborting,
             Output::Cut => aborting || before.policy_times().write_timeout <= now.since(Instant::ZERO),
             Output::Reject(_) | Output::EndRequest(_) => true,

@@ -31,7 +31,6 @@ pub(crate) fn serve<St: Stream, A: App>(stream: St, shared: Arc<Shared>, app: &A
         .auto_date_header(options.date_header)
         .max_headers(options.max_headers)
         .max_header_size(options.max_header_size)
-        .pipeline_flush(true)
         .serve_connection(
             TokioIo::new(Wire::new(stream, Arc::clone(&shared))),
             Exchange::new(Arc::clone(&shared), service),
@@ -121,6 +120,11 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                     }
                     return self.finished(now);
                 }
+                let mut state = self.shared.lock();
+                if std::mem::take(&mut state.probe_write) {
+                    state.machine.on_write_probe(now, false);
+                }
+                drop(state);
                 self.obey(now)
             }
             Stage::Rejecting { stream, response } => {
@@ -167,6 +171,15 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                 Output::EndRequest(ending) => {
                     state.ending = Some(ending);
                     again = true;
+                }
+                Output::ProbeWrite => {
+                    // The wire answers when the parser tries to write on.
+                    state.probe_write = matches!(self.stage, Stage::Serving { .. });
+                    if state.probe_write {
+                        again = true;
+                    } else {
+                        state.machine.on_write_probe(now, false);
+                    }
                 }
                 Output::Reject(status) => {
                     drop(state);

@@ -186,11 +186,11 @@ where
 
 /// The status that the server answers with in place of the application.
 fn overruled(state: &ConnectionState) -> Option<StatusCode> {
-    state.fault.or(match state.ending? {
-        Ending::RequestTimeout => Some(StatusCode::GATEWAY_TIMEOUT),
-        Ending::BodyTimeout => Some(StatusCode::REQUEST_TIMEOUT),
-        Ending::Forced => Some(StatusCode::SERVICE_UNAVAILABLE),
-        Ending::PeerGone => None,
+    state.fault.or(match state.ending {
+        Some(Ending::RequestTimeout) => Some(StatusCode::GATEWAY_TIMEOUT),
+        Some(Ending::BodyTimeout) => Some(StatusCode::REQUEST_TIMEOUT),
+        Some(Ending::Forced) => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Some(Ending::PeerGone) | None => None,
     })
 }
 

@@ -22,6 +22,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// told at its last turn, and a connection that ends on that knowledge loses the request that came since.
     fn readable_now(&self) -> bool;
 
+    /// Bytes that were written and that the peer has not taken yet. A slow reader is told from one that does not read
+    /// at all by this alone: the socket asks for more only when much of its buffer is free. `None`: not known.
+    fn unsent_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Lets the drop of this stream be a reset instead of an orderly end, for a response whose end the peer could not
     /// tell from a complete one otherwise. Best effort.
     fn reset_on_drop(&self);

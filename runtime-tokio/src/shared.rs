@@ -103,6 +103,7 @@ impl Serving {
                 both_framings: false,
                 tail: [0; 5],
                 cut_unframed: false,
+                probe_write: false,
                 close_all: false,
             }),
         });
@@ -180,6 +181,8 @@ pub(crate) struct ConnectionState {
     pub tail: [u8; 5],
     /// A response was cut whose end the client could only have told by the connection's.
     pub cut_unframed: bool,
+    /// The machine wants to know whether the peer takes bytes that the socket has already.
+    pub probe_write: bool,
     pub close_all: bool,
 }
 

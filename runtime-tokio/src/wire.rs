@@ -26,11 +26,20 @@ pub(crate) struct Wire<St> {
     /// Bytes read that belong to the next message.
     held: Vec<u8>,
     write_blocked: bool,
+    /// Bytes in the socket that the peer had not taken when last looked at.
+    unsent: Option<u64>,
 }
 
 impl<St: Stream> Wire<St> {
     pub fn new(stream: St, shared: Arc<Shared>) -> Wire<St> {
-        Wire { stream, shared, scanner: HeadScanner::default(), held: Vec::new(), write_blocked: false }
+        Wire {
+            stream,
+            shared,
+            scanner: HeadScanner::default(),
+            held: Vec::new(),
+            write_blocked: false,
+            unsent: None,
+        }
     }
 
     /// Bytes of a head: from what is held back, else from the socket.
@@ -170,9 +179,19 @@ impl<St: Stream> Wire<St> {
         match written {
             Poll::Pending if !self.write_blocked => {
                 self.write_blocked = true;
+                self.unsent = self.stream.unsent_bytes();
                 let mut state = self.shared.lock();
                 let now = self.shared.now(&state);
                 state.machine.on_write_blocked(now);
+            }
+            Poll::Pending => {
+                let mut state = self.shared.lock();
+                if std::mem::take(&mut state.probe_write) {
+                    let before = std::mem::replace(&mut self.unsent, self.stream.unsent_bytes());
+                    let took = matches!((before, self.unsent), (Some(before), Some(after)) if after < before);
+                    let now = self.shared.now(&state);
+                    state.machine.on_write_probe(now, took);
+                }
             }
             Poll::Ready(Ok(_)) if self.write_blocked => {
                 self.write_blocked = false;

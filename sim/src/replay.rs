@@ -1,9 +1,27 @@
-//! `sim replay`.
+//! `sim replay SEED`: the scenario of a seed, as a timeline.
 
 use std::process::ExitCode;
 
+use crate::engine;
+use crate::run::report;
+use crate::scenario::{Scenario, Seed};
+
 /// Runs the command.
-pub fn main(_args: &[String]) -> ExitCode {
-    eprintln!("sim replay: not there yet");
-    ExitCode::from(2)
+pub fn main(args: &[String]) -> ExitCode {
+    let Some(seed) = args.first() else {
+        eprintln!("usage: sim replay SEED");
+        return ExitCode::from(2);
+    };
+    match seed.parse::<Seed>() {
+        Ok(seed) => {
+            let scenario = Scenario::draw(seed.0);
+            let outcome = engine::run(&scenario);
+            print!("{}", report(&scenario, &outcome));
+            ExitCode::from(u8::from(!outcome.is_good()))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
 }

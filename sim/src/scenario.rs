@@ -536,7 +536,12 @@ impl Scenario {
             );
             need("pods - max_unavailable >= 1", u64::from(p.pods.saturating_sub(p.max_unavailable)), 1);
         }
-        need("shutdown_timeout >= longest request", s.shutdown_timeout_ms, exchange + SLACK_MS);
+        // A kept connection may bring a request up to the end of its linger, and that one is served too.
+        need(
+            "shutdown_timeout >= keepalive_linger + longest request",
+            s.shutdown_timeout_ms,
+            s.keepalive_linger_ms + exchange + SLACK_MS,
+        );
         // `stopTimeout` begins with the signal; the grace period of Kubernetes with the deletion.
         let before_signal = if p.kind == PlatformKind::Kubernetes { p.pre_stop_ms } else { 0 };
         if !reload {
@@ -941,7 +946,7 @@ impl Scenario {
         let p = &mut self.platform;
         s.header_timeout_ms = s.header_timeout_ms.max(wire + 1);
         s.keep_alive_timeout_ms = s.keep_alive_timeout_ms.max(idle + wire + 1);
-        s.shutdown_timeout_ms = exchange + SLACK_MS + spare(rng);
+        s.shutdown_timeout_ms = s.keepalive_linger_ms + exchange + SLACK_MS + spare(rng);
         if rolling {
             s.drain_delay_ms = s.drain_delay_ms.max(delay);
             let lacking = (propagation + wire).saturating_sub(p.pre_stop_ms + s.drain_delay_ms);

@@ -831,6 +831,8 @@ impl Cluster {
                 }
                 ConnectionOutput::EndRequest(Ending::Forced) => self.respond(i, Outcome::Refused)?,
                 ConnectionOutput::EndRequest(_) => self.respond(i, Outcome::Answered)?,
+                // No write waits in this world.
+                ConnectionOutput::ProbeWrite => {}
                 ConnectionOutput::Cut => {
                     self.step(i, ConnectionInput::Finished)?;
                     self.closed(i)?;

@@ -197,6 +197,14 @@ impl Stream for OsStream {
         !matches!(rustix::net::recv(self, &mut byte, flags), Err(Errno::AGAIN))
     }
 
+    fn unsent_bytes(&self) -> Option<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open while `self` lives, and TIOCOUTQ (SIOCOUTQ, tcp(7) and unix(7)) writes one int
+        // to the address of one.
+        let result = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        (result == 0).then(|| u64::try_from(bytes).ok()).flatten()
+    }
+
     fn reset_on_drop(&self) {
         if let OsStream::Tcp(stream) = self
             && let Err(error) = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO))
