@@ -417,7 +417,8 @@ impl Supervisor {
     }
 
     fn notify(&mut self, now: Instant) {
-        if now < self.notified_at + NOTIFY_INTERVAL || self.progress == self.progress_told {
+        let exited = self.state == State::Exited;
+        if exited || now < self.notified_at + NOTIFY_INTERVAL || self.progress == self.progress_told {
             return;
         }
         self.progress_told = self.progress;

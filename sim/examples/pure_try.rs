@@ -44,6 +44,7 @@ fn main() {
         ev / n
     );
     let t = Instant::now();
+    let mut differ = 0;
     let n: u64 = args.get(1).map_or(20000, |a| a.parse().unwrap());
     let mut bad = 0;
     let mut right = 0;
@@ -55,13 +56,24 @@ fn main() {
     let mut shown = 0;
     for s in 0..n {
         let sc = Scenario::draw(s);
-        let ok = sc.violations().is_empty();
-        let o = pure::run(&Plan::of(&sc).unwrap(), s);
+        let plan = Plan::of(&sc).unwrap();
+        let ok = pure::rules::is_safe(&plan);
+        if ok != sc.violations().is_empty() {
+            differ += 1;
+            if differ < 4 {
+                println!(
+                    "seed {s}: mine {ok}, {:?} {:?}",
+                    sc.violations(),
+                    pure::rules::rules(&plan).into_iter().filter(|r| !r.holds).collect::<Vec<_>>()
+                );
+            }
+        }
+        let o = pure::run(&plan, s);
         reqs += o.requests as u64;
         let failed: u32 = o.causes.iter().map(|c| c.1).sum();
         let leavers = o.causes.get(pure::Cause::PeerFault);
         causes.merge(&o.causes);
-        let is_bad = !o.broken.is_empty() || (ok && failed>leavers);
+        let is_bad = !o.broken.is_empty() || (ok && failed > leavers);
         if ok {
             right += 1
         } else {

@@ -8,6 +8,7 @@ mod cluster;
 pub mod ledger;
 pub mod plan;
 mod pod;
+pub mod rules;
 mod socket;
 mod traffic;
 mod world;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use pounce_core::connection::{Phase, Role};
 use pounce_core::event::{ExitStatus, Signal};
-use pounce_core::protocol::{FromWorker, ToWorker};
-use pounce_core::supervisor::{Input, Output, Placement, exit};
-use pounce_core::worker::{Input as WorkerInput, Output as WorkerOutput};
 use pounce_core::invariants::{
     SupervisorObserver, Violation, WorkerObserver, check_supervisor, check_worker,
 };
+use pounce_core::protocol::{FromWorker, ToWorker};
+use pounce_core::supervisor::{Input, Output, Placement, exit};
+use pounce_core::worker::{Input as WorkerInput, Output as WorkerOutput};
 use pounce_core::{Instant, Supervisor, Worker};
 
 use super::ledger::Cause;
@@ -62,6 +62,8 @@ pub(crate) struct Pod {
     // The server.
     pub supervisor: Option<Supervisor>,
     observer: Option<SupervisorObserver>,
+    /// It was told something since its last word.
+    told: bool,
     pub workers: Vec<WorkerProcess>,
     pub port: Port,
     accept_queue: VecDeque<SocketId>,
@@ -92,6 +94,7 @@ pub(crate) struct WorkerProcess {
     number: u32,
     machine: Option<Worker>,
     observer: Option<WorkerObserver>,
+    told: bool,
     alive: bool,
     reaped: bool,
     /// When its end is heard of, and how it ended.
@@ -134,6 +137,7 @@ impl Pod {
             kill_at: None,
             supervisor: None,
             observer: None,
+            told: false,
             workers: Vec::new(),
             port: Port::Closed,
             accept_queue: VecDeque::new(),
@@ -422,8 +426,14 @@ impl World<'_> {
         let mut did = false;
         loop {
             let output = machine.poll_output();
-            // What is due is told to the machine below; only what it says then is its last word.
-            if !matches!(output, Output::Timeout(Some(at)) if at <= now) {
+            // What is due is told to the machine below; only what it says then is its last word. It is not asked twice.
+            let last_word = match output {
+                Output::Timeout(at) => {
+                    at.is_none_or(|at| at > now) && std::mem::take(&mut self.pods[pod as usize].told)
+                }
+                _ => true,
+            };
+            if last_word {
                 self.observe(pod, |observer| observer.output(machine, now, &output));
             }
             did |= !matches!(output, Output::Timeout(_));
@@ -445,6 +455,7 @@ impl World<'_> {
                         number,
                         machine: None,
                         observer: None,
+                        told: false,
                         alive: true,
                         reaped: false,
                         ended: None,
@@ -506,6 +517,7 @@ impl World<'_> {
 
     fn tell_supervisor(&mut self, pod: PodId, machine: &mut Supervisor, input: Input) {
         let now = self.now;
+        self.pods[pod as usize].told = true;
         self.observe(pod, |observer| observer.input(machine, now, &input));
         machine.handle(now, input);
     }
@@ -758,6 +770,7 @@ impl World<'_> {
 
     fn tell_worker(&mut self, pod: PodId, worker: u32, machine: &mut Worker, input: WorkerInput) {
         let now = self.now;
+        self.pods[pod as usize].workers[worker as usize].told = true;
         self.observe_worker(pod, worker, |observer| observer.input(machine, now, &input));
         machine.handle(now, input);
     }
@@ -766,7 +779,14 @@ impl World<'_> {
         let now = self.now;
         loop {
             let output = machine.poll_output();
-            if !matches!(output, WorkerOutput::Timeout(Some(at)) if at <= now) {
+            let last_word = match output {
+                WorkerOutput::Timeout(at) => {
+                    let process = &mut self.pods[pod as usize].workers[worker as usize];
+                    at.is_none_or(|at| at > now) && std::mem::take(&mut process.told)
+                }
+                _ => true,
+            };
+            if last_word {
                 self.observe_worker(pod, worker, |observer| observer.output(machine, now, &output));
             }
             match output {

@@ -182,6 +182,16 @@ impl World<'_> {
         self.at(at, Event::Up(id, seg));
     }
 
+    /// Sends in the same segment as what was sent last, if that is still on its way.
+    pub fn send_behind(&mut self, id: SocketId, seg: Seg) {
+        let at = self.sockets[id as usize].up_at;
+        if at > self.now {
+            self.at(at, Event::Up(id, seg));
+        } else {
+            self.send_up(id, std::time::Duration::ZERO, seg);
+        }
+    }
+
     pub fn send_down(&mut self, id: SocketId, down: Down) {
         let latency = self.latency();
         let socket = &mut self.sockets[id as usize];
@@ -299,6 +309,8 @@ impl World<'_> {
             }
             match machine.poll_output(now) {
                 Output::Wake => {}
+                // What the reader takes is told as progress at once; a probe finds nothing more.
+                Output::ProbeWrite => machine.on_write_probe(now, false),
                 Output::EndRequest(ending) => socket.ending = Some(ending),
                 Output::Reject(status) => {
                     let request = socket.reading.take();

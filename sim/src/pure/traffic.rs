@@ -268,12 +268,18 @@ impl World<'_> {
         let asked = &mut self.requests[request as usize];
         asked.socket = Some(id);
         let (head_gap, parts, part_gap) = (asked.head_gap, asked.parts, asked.part_gap);
+        // One write with the request before it: they arrive together.
+        let joined = asked.pipelined && head_gap.is_none();
         let mut sent = Duration::ZERO;
         if let Some(gap) = head_gap {
             self.send_up(id, sent, Seg::Head { request, last: false });
             sent += gap;
         }
-        self.send_up(id, sent, Seg::Head { request, last: true });
+        if joined {
+            self.send_behind(id, Seg::Head { request, last: true });
+        } else {
+            self.send_up(id, sent, Seg::Head { request, last: true });
+        }
         for part in 1..=parts {
             sent += part_gap;
             self.send_up(id, sent, Seg::Body { request, last: part == parts });
