@@ -507,6 +507,15 @@ impl Scenario {
         }
     }
 
+    /// How long `client` may take to read an answer that has left the server, in milliseconds. The server's idle clock
+    /// runs meanwhile: it knows what its kernel has taken, not what the client has read.
+    pub fn reading_ms(&self, client: &Client) -> u64 {
+        match client.request {
+            RequestKind::SlowReader { .. } => self.longest_request_ms(client) - self.app.duration.max_ms(),
+            _ => 0,
+        }
+    }
+
     /// The same over all clients, with the network's part.
     pub fn longest_exchange_ms(&self) -> u64 {
         let longest = self.clients.iter().map(|c| self.longest_request_ms(c)).max().unwrap_or(0);
@@ -565,6 +574,7 @@ impl Scenario {
                 Layer::L4 => (client.keep_alive && client.requests > 1, client.retry, pause),
                 Layer::L7 => (true, balancer.retry.max(client.retry), balancer.idle_timeout_ms),
             };
+            let idle = idle + self.reading_ms(client);
             if kept && retry < Retry::Stale {
                 need(
                     "keep_alive_timeout > idle time of a client's connection",
@@ -902,6 +912,7 @@ impl Scenario {
         let reload = self.platform.kind == PlatformKind::Bare;
         for index in 0..self.clients.len() {
             let longest = self.longest_request_ms(&self.clients[index]);
+            let reading = self.reading_ms(&self.clients[index]);
             let client = &mut self.clients[index];
             let balancer = &mut self.balancers[client.balancer];
             client.timeout_ms = client.timeout_ms.max(longest + 2 * wire);
@@ -911,7 +922,7 @@ impl Scenario {
                     if reload {
                         client.retry = Retry::Stale;
                     } else {
-                        idle = idle.max(pause);
+                        idle = idle.max(pause + reading);
                         delay = delay.max(pause + longest + wire);
                     }
                 }
@@ -921,7 +932,7 @@ impl Scenario {
                         if reload {
                             balancer.retry = Retry::Stale;
                         } else {
-                            idle = idle.max(balancer.idle_timeout_ms);
+                            idle = idle.max(balancer.idle_timeout_ms + reading);
                         }
                     }
                 }
