@@ -276,8 +276,11 @@ impl Judge<'_> {
                         return (by(history.all_stopped) || over || self.gap(attempt))
                             .then_some(Cause::LateHandshake);
                     }
-                    return over.then_some(Cause::Killed).filter(|_| {
-                        history.killed.is_some() || history.hurried.is_some() || self.bounded_close(&history)
+                    return (over || self.gap(attempt)).then_some(Cause::Killed).filter(|_| {
+                        ended.killed
+                            || history.killed.is_some()
+                            || history.hurried.is_some()
+                            || self.bounded_close(&history)
                     });
                 }
                 if forced || self.own_end(&history, &facts, &ended) {
@@ -456,8 +459,7 @@ impl Judge<'_> {
             self.promptness(instance, &history, stop, exited, problems);
             // The application's own shutdown has to fit in as well, after whatever lingers.
             let tail = CLOSE_LINGER.as_millis() as u64 + self.world.scenario.app.shutdown.max_ms() + 100;
-            let fits = s.shutdown_timeout_ms
-                >= s.keepalive_linger_ms + self.world.scenario.longest_exchange_ms() + tail;
+            let fits = s.shutdown_timeout_ms >= self.world.scenario.longest_drain_ms() + tail;
             let calm =
                 fits && self.world.scenario.faults.is_empty() && self.world.scenario.violations().is_empty();
             if calm && code != 0 {

@@ -516,6 +516,20 @@ impl Scenario {
         }
     }
 
+    /// The longest that a drain without a cut request takes, in milliseconds.
+    pub fn longest_drain_ms(&self) -> u64 {
+        let delay = if self.platform.kind == PlatformKind::Bare { 0 } else { self.server.drain_delay_ms };
+        let streamed = self.clients.iter().map(|client| match client.request {
+            RequestKind::Stream { .. } | RequestKind::SlowReader { .. } => {
+                self.longest_request_ms(client) - self.app.duration.max_ms()
+                    + 4 * self.network.latency.max_ms()
+            }
+            _ => 0,
+        });
+        let rest = streamed.max().unwrap_or(0).saturating_sub(delay);
+        rest + self.server.keepalive_linger_ms + self.longest_exchange_ms() + SLACK_MS
+    }
+
     /// The same over all clients, with the network's part.
     pub fn longest_exchange_ms(&self) -> u64 {
         let longest = self.clients.iter().map(|c| self.longest_request_ms(c)).max().unwrap_or(0);
@@ -533,7 +547,6 @@ impl Scenario {
         let (s, p) = (&self.server, &self.platform);
         let latency = self.network.latency.max_ms();
         let wire = 4 * latency + SLACK_MS;
-        let exchange = self.longest_exchange_ms();
         let propagation = self.balancers.iter().map(|b| b.propagation.max_ms()).max().unwrap_or(0);
         let rolling = matches!(p.kind, PlatformKind::Kubernetes | PlatformKind::Ecs);
         let reload = p.kind == PlatformKind::Bare;
@@ -545,11 +558,12 @@ impl Scenario {
             );
             need("pods - max_unavailable >= 1", u64::from(p.pods.saturating_sub(p.max_unavailable)), 1);
         }
-        // A kept connection may bring a request up to the end of its linger, and that one is served too.
+        // A kept connection may bring a request up to the end of its linger, and that one is served too. The linger begins
+        // when the response before it has ended, whose head may have been written before the drain.
         need(
-            "shutdown_timeout >= keepalive_linger + longest request",
+            "shutdown_timeout >= rest of a streamed response + keepalive_linger + longest request",
             s.shutdown_timeout_ms,
-            s.keepalive_linger_ms + exchange + SLACK_MS,
+            self.longest_drain_ms(),
         );
         // `stopTimeout` begins with the signal; the grace period of Kubernetes with the deletion.
         let before_signal = if p.kind == PlatformKind::Kubernetes { p.pre_stop_ms } else { 0 };
@@ -951,13 +965,12 @@ impl Scenario {
                 _ => {}
             }
         }
-        let exchange = self.longest_exchange_ms();
         let propagation = self.balancers.iter().map(|b| b.propagation.max_ms()).max().unwrap_or(0);
+        let spare_timeout = spare(rng);
         let s = &mut self.server;
         let p = &mut self.platform;
         s.header_timeout_ms = s.header_timeout_ms.max(wire + 1);
         s.keep_alive_timeout_ms = s.keep_alive_timeout_ms.max(idle + wire + 1);
-        s.shutdown_timeout_ms = s.keepalive_linger_ms + exchange + SLACK_MS + spare(rng);
         if rolling {
             s.drain_delay_ms = s.drain_delay_ms.max(delay);
             let lacking = (propagation + wire).saturating_sub(p.pre_stop_ms + s.drain_delay_ms);
@@ -967,6 +980,8 @@ impl Scenario {
                 s.drain_delay_ms += lacking;
             }
         }
+        self.server.shutdown_timeout_ms = self.longest_drain_ms() + spare_timeout;
+        let (s, p) = (&self.server, &mut self.platform);
         let before_signal = if p.kind == PlatformKind::Kubernetes { p.pre_stop_ms } else { 0 };
         p.grace_ms = before_signal + s.drain_delay_ms + s.shutdown_timeout_ms + 1000 + spare(rng);
     }
