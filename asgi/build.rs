@@ -5,7 +5,8 @@ fn main() {
     let built_for = if std::env::var_os("CARGO_FEATURE_ABI3").is_some() {
         "abi3>=3.10".to_owned()
     } else {
-        config.version().to_string()
+        let free_threaded = if config.target_abi().kind().is_free_threaded() { "t" } else { "" };
+        format!("{}{free_threaded}", config.version())
     };
     println!("cargo::rustc-env=POUNCE_BUILT_FOR={built_for}");
     pyo3_build_config::use_pyo3_cfgs();

@@ -82,7 +82,13 @@ impl Bridge {
     /// What Python raised that is not the application's own: `MemoryError`, `SystemExit` from a callback.
     pub fn dispatch(self: &Arc<Self>, py: Python<'_>, event: Event) -> PyResult<()> {
         match event {
-            Event::Request(exchange) => self.start(py, exchange),
+            Event::Request(exchange) => {
+                if let Err(error) = self.start(py, Arc::clone(&exchange)) {
+                    exchange.finish();
+                    self.log(py, "a request could not be started", Some(error.value(py)));
+                }
+                Ok(())
+            }
             Event::Wake(future) => {
                 let future = future.bind(py);
                 if !future.call_method0(intern!(py, "done"))?.is_truthy()? {

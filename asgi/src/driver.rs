@@ -194,7 +194,7 @@ impl Driver {
         let mut idle_looks = 0;
         loop {
             let seen = self.turn.load(Ordering::SeqCst);
-            if seen % 2 == 0 && idle_looks >= IDLE_LOOKS {
+            if is_driving(seen) && idle_looks >= IDLE_LOOKS {
                 self.standby_parked.store(true, Ordering::SeqCst);
                 if self.turn.load(Ordering::SeqCst) == seen {
                     thread::park();
@@ -207,7 +207,7 @@ impl Driver {
             let now = self.turn.load(Ordering::SeqCst);
             if now != seen {
                 idle_looks = 0;
-            } else if seen % 2 == 0 {
+            } else if is_driving(seen) {
                 idle_looks += 1;
             } else {
                 self.stand_in(seen);
@@ -242,6 +242,11 @@ impl Driver {
         });
         self.shared().standby_drives = false;
     }
+}
+
+/// Whether the loop's thread drives the runtime at this turn; see [`Driver::turn`].
+fn is_driving(turn: u64) -> bool {
+    turn.is_multiple_of(2)
 }
 
 /// Why a turn ended, besides its events.

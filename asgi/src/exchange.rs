@@ -622,7 +622,9 @@ impl State {
         if frame.len() < JOIN_BYTES && self.queue.front().is_some_and(|next| next.len() < JOIN_BYTES) {
             let mut joined = BytesMut::with_capacity(self.queued_bytes.min(BUFFER_BYTES + JOIN_BYTES));
             joined.extend_from_slice(&frame);
-            while let Some(next) = self.queue.pop_front_if(|next| next.len() < JOIN_BYTES) {
+            while self.queue.front().is_some_and(|next| next.len() < JOIN_BYTES)
+                && let Some(next) = self.queue.pop_front()
+            {
                 joined.extend_from_slice(&next);
             }
             frame = joined.freeze();

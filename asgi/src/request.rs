@@ -437,6 +437,8 @@ impl Waiter {
     }
 
     fn __clear__(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Dropped after the lock is: it may run Python.
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(waiting);
     }
 }

@@ -32,8 +32,16 @@ pub struct Scopes {
 /// What the scopes of a connection have in common.
 pub struct Cache {
     template: Py<PyDict>,
-    target: Option<(PathAndQuery, Py<PyString>, Py<PyBytes>, Py<PyBytes>)>,
+    target: Option<Target>,
     headers: Vec<(HeaderName, HeaderValue, Py<PyTuple>)>,
+}
+
+/// The target of the last request.
+struct Target {
+    sent: PathAndQuery,
+    path: Py<PyString>,
+    raw_path: Py<PyBytes>,
+    query_string: Py<PyBytes>,
 }
 
 impl Scopes {
@@ -79,17 +87,22 @@ impl Scopes {
 
         let asterisk = const { PathAndQuery::from_static("/") };
         let target = request.uri.path_and_query().unwrap_or(&asterisk);
-        if cache.target.as_ref().is_none_or(|(last, ..)| last.as_str() != target.as_str()) {
+        if cache.target.as_ref().is_none_or(|last| last.sent.as_str() != target.as_str()) {
             let decoded = percent_decoded(target.path());
             let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
             let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
             let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
-            cache.target = Some((target.clone(), path.unbind(), raw_path.unbind(), query.unbind()));
+            cache.target = Some(Target {
+                sent: target.clone(),
+                path: path.unbind(),
+                raw_path: raw_path.unbind(),
+                query_string: query.unbind(),
+            });
         }
-        if let Some((_, path, raw_path, query)) = &cache.target {
+        if let Some(Target { path, raw_path, query_string, .. }) = &cache.target {
             scope.set_item(intern!(py, "path"), path)?;
             scope.set_item(intern!(py, "raw_path"), raw_path)?;
-            scope.set_item(intern!(py, "query_string"), query)?;
+            scope.set_item(intern!(py, "query_string"), query_string)?;
         }
 
         let headers = PyList::empty(py);

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pounce_core::Policy;
-use pounce_settings::Settings;
+use pounce_runtime_tokio::logging;
+use pounce_settings::{LogFormat, LogLevel, Settings};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -73,6 +74,7 @@ impl Worker {
 
         let settings: Settings = serde_json::from_str(&info.settings)
             .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
+        logging::init(log_format(&settings), log_level(&settings));
         let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
 
         let retire = handle.clone();
@@ -101,6 +103,15 @@ impl Worker {
     #[getter]
     fn settings(&self) -> &str {
         &self.info.settings
+    }
+
+    /// Writes to the log; `level` is `error` or `debug`.
+    fn log(&self, py: Python<'_>, level: &str, message: &str) {
+        // Writing may have to wait for whoever reads the log.
+        py.detach(|| match level {
+            "debug" => tracing::debug!("{message}"),
+            _ => tracing::error!("{message}"),
+        });
     }
 
     /// The number of the worker, from 1.
@@ -304,6 +315,23 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the selector is closed"))
+    }
+}
+
+fn log_format(settings: &Settings) -> logging::Format {
+    match settings.log_format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    }
+}
+
+fn log_level(settings: &Settings) -> logging::Level {
+    match settings.log_level {
+        LogLevel::Error => logging::Level::Error,
+        LogLevel::Warning => logging::Level::Warning,
+        LogLevel::Info => logging::Level::Info,
+        LogLevel::Debug => logging::Level::Debug,
+        LogLevel::Trace => logging::Level::Trace,
     }
 }
 

@@ -81,3 +81,8 @@ fn the_worker_serves_while_python_is_busy_and_leaves_when_told() {
 fn the_event_loop_is_asyncios_to_the_application() {
     run("test_loop");
 }
+
+#[test]
+fn python_finds_and_runs_the_executable() {
+    run("test_package");
+}

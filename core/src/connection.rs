@@ -394,7 +394,7 @@ impl Connection {
 
     /// Everything that was handed to the socket is written.
     pub fn on_flushed(&mut self, now: Instant) {
-        self.write_wait_since = None;
+        self.on_write_progress();
         if self.state != State::Flushing {
             return;
         }

@@ -150,6 +150,9 @@ pub enum ConnectionInput {
     Flushed,
     WriteBlocked,
     WriteProgress,
+    WriteProbe {
+        took: bool,
+    },
     ReadBlocked,
     Finished,
     CloseAll,
@@ -186,6 +189,7 @@ impl ConnectionInput {
             In::Flushed => c.on_flushed(now),
             In::WriteBlocked => c.on_write_blocked(now),
             In::WriteProgress => c.on_write_progress(),
+            In::WriteProbe { took } => c.on_write_probe(now, took),
             In::ReadBlocked => return ConnectionAnswer::Read(c.on_read_blocked(now)),
             In::Finished => c.on_finished(now),
             In::CloseAll => c.on_close_all(now),
@@ -207,6 +211,8 @@ pub struct ConnectionObserver {
     head_pending: bool,
     /// Since when nothing was under way.
     quiet_since: Instant,
+    /// Since when the client has not been seen to take a byte of what waits.
+    write_since: Option<Instant>,
     /// The server was told to close everything.
     close_all: bool,
     cut_in_this_request: u32,
@@ -221,6 +227,7 @@ impl ConnectionObserver {
             phase_since: now,
             head_pending: false,
             quiet_since: now,
+            write_since: None,
             close_all: false,
             cut_in_this_request: 0,
         }
@@ -321,6 +328,10 @@ impl ConnectionObserver {
                 self.phase_since = now;
             }
             ConnectionInput::CloseAll => self.close_all = true,
+            ConnectionInput::WriteBlocked => {
+                self.write_since.get_or_insert(now);
+            }
+            ConnectionInput::WriteProgress | ConnectionInput::Flushed => self.write_since = None,
             _ => {}
         }
     }
@@ -375,7 +386,11 @@ impl ConnectionObserver {
             Output::Timeout(at) => return check_timeout(now, at),
             Output::Wake | Output::ProbeWrite => return Ok(()),
             Output::Reject(503) | Output::EndRequest(Ending::Forced) => aborting,
-            Output::Cut => aborting || before.policy_times().write_timeout <= now.since(Instant::ZERO),
+            Output::Cut => {
+                let limit = before.policy_times().write_timeout;
+                let head_behind_a_response = before.state() == connection::State::ReadingHead;
+                aborting || self.write_since.is_some_and(|at| head_behind_a_response || at + limit <= now)
+            }
             Output::Reject(_) | Output::EndRequest(_) => true,
         };
         require(1, "nothing is ended by force before the deadline", fair, || {

@@ -314,7 +314,9 @@ impl Supervisor {
             let slot = self.slots[number as usize - 1];
             slot.spawn_at.is_some() || slot.retire_at.is_some()
         };
-        (1..=self.slots.len() as u32).filter(|&n| !self.has_successor(n) && !due(n)).collect()
+        // The end of one who was not told to go is followed by a start.
+        let held = |number: u32| self.procs.values().any(|p| p.number == number && !p.retiring);
+        (1..=self.slots.len() as u32).filter(|&n| !held(n) && !due(n)).collect()
     }
 
     /// Places that more than one worker of a generation holds for good.
@@ -417,8 +419,8 @@ impl Supervisor {
     }
 
     fn notify(&mut self, now: Instant) {
-        let exited = self.state == State::Exited;
-        if exited || now < self.notified_at + NOTIFY_INTERVAL || self.progress == self.progress_told {
+        let done = self.state == State::Exited || self.progress == self.progress_told;
+        if done || now < self.notified_at + NOTIFY_INTERVAL {
             return;
         }
         self.progress_told = self.progress;

@@ -249,7 +249,7 @@ impl Worker {
             }
             Input::HostStopped => {
                 if self.go(Edge::HostStopped) {
-                    self.stopped(self.open == 0);
+                    self.stopped(true);
                 }
             }
             Input::Terminated => {
@@ -281,14 +281,16 @@ impl Worker {
 
     fn leave_early(&mut self) {
         if self.go(Edge::StopEarly) {
-            self.send(FromWorker::Stopped { cut: 0, requests: 0, clean: true });
-            self.outputs.push_back(Output::Exit { code: 0 });
+            self.stopped(true);
         }
     }
 
     fn drain(&mut self, deadline: Instant, active: u64) {
-        if self.state == State::Booting {
-            return self.leave_early();
+        match self.state {
+            State::Booting => return self.leave_early(),
+            // The deadline is behind it; what is armed now is the grace.
+            State::Aborting | State::Stopped => return,
+            _ => {}
         }
         // A deadline never moves back: several signals are one shutdown.
         self.deadline = Some(self.deadline.map_or(deadline, |old| old.min(deadline)));
@@ -319,6 +321,8 @@ impl Worker {
     }
 
     fn stopped(&mut self, clean: bool) {
+        // Of a connection that is still not closed nothing can be said but that something on it may be lost.
+        self.cut = self.cut.saturating_add(self.open);
         let clean = clean && self.cut == 0;
         self.send(FromWorker::Stopped { cut: self.cut, requests: self.requests, clean });
         self.outputs.push_back(Output::Exit { code: if clean { 0 } else { EXIT_FORCED } });
@@ -336,8 +340,6 @@ impl Worker {
         }
         let due = self.deadline.is_some_and(|at| at <= now);
         if self.state == State::Aborting && (self.open == 0 || (due && self.closing_all)) {
-            // Of a connection that is still not closed nothing can be said but that something on it may be lost.
-            self.cut = self.cut.saturating_add(self.open);
             self.go(Edge::Aborted);
             // Whatever became of the requests, the application's shutdown did not run.
             self.stopped(false);

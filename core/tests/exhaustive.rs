@@ -3,6 +3,9 @@
 //! Two workers and three connections are enough for a lost message to have somebody to be lost between. Each state is
 //! checked against every invariant as it is reached, and from each state of a shutdown the exit must be reachable.
 
+#![allow(clippy::disallowed_methods, reason = "it says how long it took")]
+#![allow(clippy::disallowed_types, reason = "its map of states is never iterated")]
+
 mod cluster;
 
 use std::collections::HashMap;

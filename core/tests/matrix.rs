@@ -1,6 +1,8 @@
 //! Every state × edge of every machine, as a snapshot and as a page of the documentation. Both are printed from the
 //! tables that the machines move by.
 
+#![allow(clippy::disallowed_methods, reason = "UPDATE comes from the environment")]
+
 use std::path::Path;
 
 use pounce_core::table::{diagram, matrix};

@@ -56,11 +56,13 @@ pub struct HttpConn<St> {
     /// Bytes written to it.
     pub sent: u64,
     buf: Vec<u8>,
+    /// Bytes read since the last rest.
+    since_rest: usize,
 }
 
 impl<St: Stream> HttpConn<St> {
     pub fn new(stream: St, conn: Option<ConnId>, pod: HostId) -> HttpConn<St> {
-        HttpConn { stream, conn, pod, answers: 0, sent: 0, buf: Vec::new() }
+        HttpConn { stream, conn, pod, answers: 0, sent: 0, buf: Vec::new(), since_rest: 0 }
     }
 
     /// # Errors
@@ -97,7 +99,7 @@ impl<St: Stream> HttpConn<St> {
         .await
     }
 
-    /// Reads one answer; between reads of at most `piece` bytes it rests for `pause`.
+    /// Reads one answer; after each `piece` bytes of its body it rests for `pause`.
     ///
     /// # Errors
     /// The answer is not whole, or not one that a server may give.
@@ -161,12 +163,16 @@ impl<St: Stream> HttpConn<St> {
     }
 
     async fn more(&mut self, piece: usize, pause: Duration) -> Result<(), Failure> {
-        if !pause.is_zero() {
+        if !pause.is_zero() && self.since_rest >= piece {
+            self.since_rest = 0;
             tokio::time::sleep(pause).await;
         }
-        match self.fill(piece).await {
+        match self.fill(piece - self.since_rest.min(piece - 1)).await {
             Ok(0) | Err(_) => Err(Failure::Truncated),
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.since_rest += read;
+                Ok(())
+            }
         }
     }
 

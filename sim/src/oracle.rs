@@ -13,7 +13,7 @@ use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
 use crate::net::{Facts, SimNet};
 use crate::scenario::{FaultKind, RequestKind};
-use crate::world::{Attempt, World};
+use crate::world::{Attempt, Served, World};
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,7 +90,7 @@ pub fn judge<N: SimNet>(world: &Arc<World>, net: &N) -> Verdict {
     let attempts = world.attempts();
     let instances = world.instances();
     let served = world.served();
-    let judge = Judge { world, instances: &instances, attempts: &attempts };
+    let judge = Judge { world, instances: &instances, attempts: &attempts, served: &served };
     let mut earlier: Option<(u64, Option<Cause>)> = None;
     let mut requests = std::collections::BTreeSet::new();
     let mut any_cut: BTreeMap<u64, u64> = BTreeMap::new();
@@ -175,6 +175,7 @@ struct Judge<'a> {
     world: &'a Arc<World>,
     instances: &'a [Arc<Instance>],
     attempts: &'a [Attempt],
+    served: &'a BTreeMap<u64, Served>,
 }
 
 impl Judge<'_> {
@@ -275,8 +276,11 @@ impl Judge<'_> {
                         return (by(history.all_stopped) || over || self.gap(attempt))
                             .then_some(Cause::LateHandshake);
                     }
-                    return over.then_some(Cause::Killed).filter(|_| {
-                        history.killed.is_some() || history.hurried.is_some() || self.bounded_close(&history)
+                    return (over || self.gap(attempt)).then_some(Cause::Killed).filter(|_| {
+                        ended.killed
+                            || history.killed.is_some()
+                            || history.hurried.is_some()
+                            || self.bounded_close(&history)
                     });
                 }
                 if forced || self.own_end(&history, &facts, &ended) {
@@ -289,8 +293,7 @@ impl Judge<'_> {
                 let leaving = by(history.drain) || by(history.retired) || by(history.killed);
                 if attempt.reused {
                     let idle = scenario.server.keep_alive_timeout_ms;
-                    let idled =
-                        self.previous_end(attempt).is_some_and(|at| at + idle <= self.ms(ended.at) + 700);
+                    let idled = self.previous_head(attempt).is_some_and(|at| at + idle <= self.ms(ended.at));
                     (leaving || idled).then_some(Cause::IdleCloseRace)
                 } else {
                     let waited = facts.queued.is_some_and(|at| {
@@ -345,11 +348,12 @@ impl Judge<'_> {
         })
     }
 
-    fn previous_end(&self, attempt: &Attempt) -> Option<u64> {
+    /// When the last response before this attempt began on its connection: from then on, at the earliest, it was idle.
+    fn previous_head(&self, attempt: &Attempt) -> Option<u64> {
         self.attempts
             .iter()
             .filter(|a| a.conn == attempt.conn && a.id < attempt.id && a.result == Some(Ok(())))
-            .map(|a| a.end_ms)
+            .filter_map(|a| self.served.get(&a.id)?.head.map(|(at, _)| at))
             .max()
     }
 
@@ -455,8 +459,7 @@ impl Judge<'_> {
             self.promptness(instance, &history, stop, exited, problems);
             // The application's own shutdown has to fit in as well, after whatever lingers.
             let tail = CLOSE_LINGER.as_millis() as u64 + self.world.scenario.app.shutdown.max_ms() + 100;
-            let fits = s.shutdown_timeout_ms
-                >= s.keepalive_linger_ms + self.world.scenario.longest_exchange_ms() + tail;
+            let fits = s.shutdown_timeout_ms >= self.world.scenario.longest_drain_ms() + tail;
             let calm =
                 fits && self.world.scenario.faults.is_empty() && self.world.scenario.violations().is_empty();
             if calm && code != 0 {
@@ -542,7 +545,7 @@ impl Judge<'_> {
                 let over = history.exited.map(|(at, _)| at).or(history.killed).unwrap_or(u64::MAX);
                 !frozen
                     && history.stop.is_some_and(|stop| stop + 50 <= probe.sent_ms)
-                    && probe.sent_ms <= over
+                    && probe.answered_ms <= over
             });
             if stopped && probe.ready {
                 problems.push(format!("pod-{}: says that it is ready at {} ms", probe.pod, probe.sent_ms));

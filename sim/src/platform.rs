@@ -26,6 +26,9 @@ pub const FIRST_POD: HostId = 10;
 /// How long anything of the platform is waited for before the run gives up, in milliseconds.
 const PATIENCE_MS: u64 = 180_000;
 
+/// How long a server may take to get ready, in milliseconds, before the platform starts it again.
+const START_PATIENCE_MS: u64 = 60_000;
+
 /// One pod: an address, and one server after the other on it.
 #[allow(missing_debug_implementations, reason = "its state is the trace")]
 pub struct Pod {
@@ -215,7 +218,15 @@ impl<N: SimNet> Cluster<N> {
                 let (this, pod, instance) = (Arc::clone(&self), Arc::clone(&pod), Arc::clone(&instance));
                 self.net.spawn(KUBELET, async move { this.probe(pod, instance).await });
             }
-            instance.wait().await;
+            // `TimeoutStartSec`, or a startup probe: pounce itself waits for its application as long as it takes.
+            let patience = Duration::from_millis(START_PATIENCE_MS);
+            if tokio::time::timeout(patience, instance.wait()).await.is_err() {
+                if instance.history().ready.is_none() && self.kind() != PlatformKind::Bare {
+                    crate::marks::hit("the platform killed a server that never got ready");
+                    instance.kill(true);
+                }
+                instance.wait().await;
+            }
             lock(&pod.state).ready_since = None;
             self.publish();
             if self.kind() == PlatformKind::Bare {
@@ -263,7 +274,7 @@ impl<N: SimNet> Cluster<N> {
             let answered = tokio::time::timeout(Duration::from_secs(1), self.ask_health(pod.host)).await;
             let ready = matches!(answered, Ok(Some(200)));
             if let Ok(Some(_)) = answered {
-                self.world.probed(Probe { pod: pod.host, sent_ms, ready });
+                self.world.probed(Probe { pod: pod.host, sent_ms, answered_ms: self.world.now_ms(), ready });
             }
             failures = if ready { 0 } else { failures + 1 };
             let mut state = lock(&pod.state);

@@ -507,6 +507,29 @@ impl Scenario {
         }
     }
 
+    /// How long `client` may take to read an answer that has left the server, in milliseconds. The server's idle clock
+    /// runs meanwhile: it knows what its kernel has taken, not what the client has read.
+    pub fn reading_ms(&self, client: &Client) -> u64 {
+        match client.request {
+            RequestKind::SlowReader { .. } => self.longest_request_ms(client) - self.app.duration.max_ms(),
+            _ => 0,
+        }
+    }
+
+    /// The longest that a drain without a cut request takes, in milliseconds.
+    pub fn longest_drain_ms(&self) -> u64 {
+        let delay = if self.platform.kind == PlatformKind::Bare { 0 } else { self.server.drain_delay_ms };
+        let streamed = self.clients.iter().map(|client| match client.request {
+            RequestKind::Stream { .. } | RequestKind::SlowReader { .. } => {
+                self.longest_request_ms(client) - self.app.duration.max_ms()
+                    + 4 * self.network.latency.max_ms()
+            }
+            _ => 0,
+        });
+        let rest = streamed.max().unwrap_or(0).saturating_sub(delay);
+        rest + self.server.keepalive_linger_ms + self.longest_exchange_ms() + SLACK_MS
+    }
+
     /// The same over all clients, with the network's part.
     pub fn longest_exchange_ms(&self) -> u64 {
         let longest = self.clients.iter().map(|c| self.longest_request_ms(c)).max().unwrap_or(0);
@@ -524,7 +547,6 @@ impl Scenario {
         let (s, p) = (&self.server, &self.platform);
         let latency = self.network.latency.max_ms();
         let wire = 4 * latency + SLACK_MS;
-        let exchange = self.longest_exchange_ms();
         let propagation = self.balancers.iter().map(|b| b.propagation.max_ms()).max().unwrap_or(0);
         let rolling = matches!(p.kind, PlatformKind::Kubernetes | PlatformKind::Ecs);
         let reload = p.kind == PlatformKind::Bare;
@@ -536,11 +558,12 @@ impl Scenario {
             );
             need("pods - max_unavailable >= 1", u64::from(p.pods.saturating_sub(p.max_unavailable)), 1);
         }
-        // A kept connection may bring a request up to the end of its linger, and that one is served too.
+        // A kept connection may bring a request up to the end of its linger, and that one is served too. The linger begins
+        // when the response before it has ended, whose head may have been written before the drain.
         need(
-            "shutdown_timeout >= keepalive_linger + longest request",
+            "shutdown_timeout >= rest of a streamed response + keepalive_linger + longest request",
             s.shutdown_timeout_ms,
-            s.keepalive_linger_ms + exchange + SLACK_MS,
+            self.longest_drain_ms(),
         );
         // `stopTimeout` begins with the signal; the grace period of Kubernetes with the deletion.
         let before_signal = if p.kind == PlatformKind::Kubernetes { p.pre_stop_ms } else { 0 };
@@ -565,6 +588,7 @@ impl Scenario {
                 Layer::L4 => (client.keep_alive && client.requests > 1, client.retry, pause),
                 Layer::L7 => (true, balancer.retry.max(client.retry), balancer.idle_timeout_ms),
             };
+            let idle = idle + self.reading_ms(client);
             if kept && retry < Retry::Stale {
                 need(
                     "keep_alive_timeout > idle time of a client's connection",
@@ -902,6 +926,7 @@ impl Scenario {
         let reload = self.platform.kind == PlatformKind::Bare;
         for index in 0..self.clients.len() {
             let longest = self.longest_request_ms(&self.clients[index]);
+            let reading = self.reading_ms(&self.clients[index]);
             let client = &mut self.clients[index];
             let balancer = &mut self.balancers[client.balancer];
             client.timeout_ms = client.timeout_ms.max(longest + 2 * wire);
@@ -911,7 +936,7 @@ impl Scenario {
                     if reload {
                         client.retry = Retry::Stale;
                     } else {
-                        idle = idle.max(pause);
+                        idle = idle.max(pause + reading);
                         delay = delay.max(pause + longest + wire);
                     }
                 }
@@ -921,7 +946,7 @@ impl Scenario {
                         if reload {
                             balancer.retry = Retry::Stale;
                         } else {
-                            idle = idle.max(balancer.idle_timeout_ms);
+                            idle = idle.max(balancer.idle_timeout_ms + reading);
                         }
                     }
                 }
@@ -940,13 +965,12 @@ impl Scenario {
                 _ => {}
             }
         }
-        let exchange = self.longest_exchange_ms();
         let propagation = self.balancers.iter().map(|b| b.propagation.max_ms()).max().unwrap_or(0);
+        let spare_timeout = spare(rng);
         let s = &mut self.server;
         let p = &mut self.platform;
         s.header_timeout_ms = s.header_timeout_ms.max(wire + 1);
         s.keep_alive_timeout_ms = s.keep_alive_timeout_ms.max(idle + wire + 1);
-        s.shutdown_timeout_ms = s.keepalive_linger_ms + exchange + SLACK_MS + spare(rng);
         if rolling {
             s.drain_delay_ms = s.drain_delay_ms.max(delay);
             let lacking = (propagation + wire).saturating_sub(p.pre_stop_ms + s.drain_delay_ms);
@@ -956,6 +980,8 @@ impl Scenario {
                 s.drain_delay_ms += lacking;
             }
         }
+        self.server.shutdown_timeout_ms = self.longest_drain_ms() + spare_timeout;
+        let (s, p) = (&self.server, &mut self.platform);
         let before_signal = if p.kind == PlatformKind::Kubernetes { p.pre_stop_ms } else { 0 };
         p.grace_ms = before_signal + s.drain_delay_ms + s.shutdown_timeout_ms + 1000 + spare(rng);
     }

@@ -66,6 +66,7 @@ struct Inner {
 pub struct Probe {
     pub pod: HostId,
     pub sent_ms: u64,
+    pub answered_ms: u64,
     pub ready: bool,
 }
 

@@ -18,6 +18,7 @@ pub mod processes;
 pub mod request;
 pub mod response;
 pub mod server;
+pub mod skip;
 pub mod venv;
 
 pub use client::{Address, Close, Connection, Session};

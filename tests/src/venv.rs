@@ -48,9 +48,9 @@ fn make() -> Option<PathBuf> {
             Some(python)
         }
         Err(output) if index_is_unreachable(&output) => {
-            eprintln!(
-                "\n*** SKIPPED: no package index can be reached, the framework apps are NOT tested ***\n{output}"
-            );
+            crate::skip::skipped(&format!(
+                "no package index can be reached, the framework apps are NOT tested\n{output}"
+            ));
             None
         }
         Err(output) => panic!("pip install -r tests/requirements.txt failed:\n{output}"),

@@ -34,7 +34,9 @@ fn find(program: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(program))
         .find(|file| file.is_file());
     if found.is_none() {
-        eprintln!("\n*** SKIPPED: {program} is not installed, rolling restarts behind it are NOT tested ***");
+        pounce_tests::skip::skipped(&format!(
+            "{program} is not installed, rolling restarts behind it are NOT tested"
+        ));
     }
     found
 }

@@ -1,4 +1,4 @@
-//! Connections are dealt evenly, also past a blocked worker (design.md §3).
+//! Connections are dealt evenly, also past a blocked worker.
 //!
 //! To see these fail: let every worker accept from the shared listener, or deal round robin without counting.
 
@@ -35,6 +35,8 @@ fn connections_that_ended_do_not_count() {
     for _ in 0..101 {
         server.get("/").status(200);
     }
+    // Workers tell their counts every few milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(300));
     let mut sessions: Vec<_> = (0..8).map(|_| server.session()).collect();
     assert_even(&by_worker(&mut sessions));
 }

@@ -1,4 +1,4 @@
-//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 24). Numbers are those of scenarios.md.
+//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 21, 22, 24).
 //!
 //! To see these fail: call hyper's `graceful_shutdown()` on a connection, close the listener at the signal, close
 //! idle connections at once (`--keepalive-linger 0`), or answer 503 without reading the request.

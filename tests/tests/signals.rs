@@ -238,8 +238,8 @@ fn s04_as_pid_1_it_reaps_strangers() {
     let mut inside = std::process::Command::new("unshare");
     inside.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "true"]);
     if !inside.output().is_ok_and(|output| output.status.success()) {
-        eprintln!(
-            "\n*** SKIPPED: no pid namespace can be made here (unshare --user --pid), pid 1 is NOT tested ***"
+        pounce_tests::skip::skipped(
+            "no pid namespace can be made here (unshare --user --pid), pid 1 is NOT tested",
         );
         return;
     }
@@ -337,7 +337,7 @@ fn s25_sigterm_at_any_moment_of_start_up_ends_it_cleanly() {
     let _turn = heavy::turn();
     // Its second and a half of starting is mostly sleep, so that two seconds of steps are affordable.
     let server = Server::app("slow_start:app").no_bind();
-    sigterm_at_steps(&server, 0..400, 12, Duration::from_millis(1450));
+    sigterm_at_steps(&server, 0..400, 20, Duration::from_millis(1450));
 }
 
 #[test]

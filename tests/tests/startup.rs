@@ -185,7 +185,7 @@ fn several_binds_serve_the_same_application() {
 #[test]
 fn ipv6_is_served() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("\n*** SKIPPED: no IPv6 loopback here, IPv6 is NOT tested ***");
+        pounce_tests::skip::skipped("no IPv6 loopback here, IPv6 is NOT tested");
         return;
     }
     let server = Server::demo().bind("[::1]:0").start();

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,22 +69,30 @@ def replace_process(arguments: list[str]) -> NoReturn:
 
 def call(arguments: list[str]) -> int:
     """Run the executable, hand it the signals that this process gets, and return its exit code."""
-    process = subprocess.Popen([find(), *arguments], env=environment())
-    forwarded = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+    path = find()
+    process: subprocess.Popen[bytes] | None = None
+    early = []
+
+    def forward(number: int, _frame: object) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
     before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            # A terminal sends these two to the whole process group; the executable has them already.
+            twice = number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
+            # Not SIG_IGN, which the executable would inherit.
+            before[number] = signal.signal(number, (lambda *_: None) if twice else forward)
     try:
-        for number in forwarded:
-            # A terminal sends SIGINT and SIGQUIT to the whole process group; the executable has them already.
-            ours = number in (signal.SIGINT, signal.SIGQUIT) and os.isatty(0)
-            before[number] = signal.signal(
-                number, signal.SIG_IGN if ours else lambda got, _frame: process.send_signal(got)
-            )
-    except ValueError:
-        # Not the main thread: signals are not ours to handle.
-        pass
-    try:
+        process = subprocess.Popen([path, *arguments], env=environment())
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: it was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
     return code if code >= 0 else 128 - code

@@ -19,11 +19,10 @@ class Lifespan:
     ``state`` is what the application left there; every request gets a copy.
     """
 
-    def __init__(self, app: Any, mode: str = "auto", *, debug: bool = False) -> None:
+    def __init__(self, app: Any, mode: str = "auto") -> None:
         self.state: dict[str, Any] = {}
         self._app = app
         self._mode = mode
-        self._debug = debug
         self._task: asyncio.Task[None] | None = None
         self._to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._answer: asyncio.Future[tuple[str, str]] | None = None
@@ -45,8 +44,7 @@ class Lifespan:
         error = None if self._task.cancelled() else self._task.exception()
         self._task = None
         if self._mode == "auto":
-            if self._debug:
-                _log.line("The application does not support lifespan", error)
+            _log.debug("The application does not support lifespan", error)
             return
         if error is None:
             raise StartupFailed("the application returned before it answered lifespan.startup (lifespan is 'on')")
@@ -60,17 +58,17 @@ class Lifespan:
         if self._task.done():
             error = None if self._task.cancelled() else self._task.exception()
             if error is not None:
-                _log.line("The application's lifespan ended early", error)
+                _log.error("The application's lifespan ended early", error)
             return
         kind, message = await self._ask("shutdown")
         if kind == "failed":
-            _log.line(f"The application's lifespan shutdown failed: {message or 'no message'}")
+            _log.error(f"The application's lifespan shutdown failed: {message or 'no message'}")
         if kind != "ended":
             # What comes after the answer belongs to it (an exit stack, say).
             await asyncio.wait({self._task})
         error = None if self._task.cancelled() else self._task.exception()
         if error is not None:
-            _log.line("The application's lifespan shutdown raised", error)
+            _log.error("The application's lifespan shutdown raised", error)
 
     async def _ask(self, what: str) -> tuple[str, str]:
         assert self._task is not None

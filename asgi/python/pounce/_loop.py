@@ -88,12 +88,26 @@ def _fileno(fileobj: Any) -> int:
     return fd
 
 
-def new(worker: Any) -> asyncio.AbstractEventLoop:
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's loop, except that signals always wake it."""
+
+    def wake_by_signals(self) -> None:
+        # So that handlers set by signal.signal() run at once: the C handler writes here, which ends select().
+        signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        removed = super().remove_signal_handler(sig)
+        # With the last handler asyncio takes the descriptor away.
+        if not self.is_closed():
+            self.wake_by_signals()
+        return removed
+
+
+def new(worker: Any) -> Loop:
     """A loop on the worker's selector, set as this thread's."""
-    loop = asyncio.SelectorEventLoop(Selector(worker))
+    loop = Loop(Selector(worker))
     asyncio.set_event_loop(loop)
-    # So that handlers set by signal.signal() run at once: the C handler writes here, which ends select().
-    signal.set_wakeup_fd(loop._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
+    loop.wake_by_signals()
     return loop
 
 

@@ -24,6 +24,7 @@ def main() -> NoReturn:
     except (KeyError, ValueError):
         sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
     native = _extension.load().Worker(descriptor)
+    _log.connect(native.log)
     # From here on SIGTERM is a request to the supervisor, also while Python is busy.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
@@ -62,13 +63,12 @@ class Worker:
         named = settings["app"]["application"]
         target = f"{named['module']}:{named['attribute']}" + ("()" if named["factory"] else "")
         app = _load.load(target, app_dir=settings["app_dir"])
-        debug = settings["log_level"] in ("debug", "trace")
-        self._lifespan = _lifespan.Lifespan(app, settings["lifespan"], debug=debug)
+        self._lifespan = _lifespan.Lifespan(app, settings["lifespan"])
         self._native.bind(
             app,
             loop,
             state=self._lifespan.state,
-            log=_log.line,
+            log=_log.error,
             on_stop=self._on_stop,
             on_exit=self._on_exit,
             disconnected=ClientDisconnected,

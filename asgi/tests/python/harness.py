@@ -224,14 +224,14 @@ class Worker:
 
 def read_all(client: socket.socket) -> bytes:
     """Everything until the end of the connection, a reset counting as one."""
-    data = b""
+    data = bytearray()
     while True:
         try:
-            part = client.recv(1 << 16)
+            part = client.recv(1 << 20)
         except ConnectionResetError:
-            return data
+            return bytes(data)
         if not part:
-            return data
+            return bytes(data)
         data += part
 
 

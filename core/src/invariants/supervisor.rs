@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Violation, check_clock, check_supervisor, check_timeout, require};
 use crate::event::{Event, ExitStatus, Signal};
 use crate::policy::{BACKOFF_MAX, BACKOFF_MIN, EXIT_GRACE, KILL_GRACE, STABLE_AFTER};
-use crate::protocol::{FromWorker, ToWorker};
+use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::supervisor::{Input, Output, Placement, State, Supervisor, WorkerId, exit};
 use crate::time::Instant;
 
@@ -16,15 +16,24 @@ struct Known {
     number: u32,
     generation: u32,
     since: Instant,
+    hello: bool,
     ready: bool,
     /// The end that it was told.
     told_deadline: Option<Instant>,
     aborted_at: Option<Instant>,
     stopped_at: Option<Instant>,
     killed: bool,
+    start_failed: bool,
     last_deal: bool,
     dealt: u64,
     closed: u64,
+}
+
+impl Known {
+    /// Nothing that it says any more makes it ready.
+    fn is_over(&self) -> bool {
+        self.killed || self.start_failed || self.stopped_at.is_some()
+    }
 }
 
 /// Watches one supervisor.
@@ -96,6 +105,9 @@ impl SupervisorObserver {
         self.last = now;
         self.outputs = 0;
         self.settled = true;
+        if self.exited {
+            return Ok(());
+        }
         match input {
             Input::Signal(signal) => {
                 self.quit |= *signal == Signal::Quit || (*signal == Signal::Int && s.cut_short());
@@ -105,7 +117,7 @@ impl SupervisorObserver {
             Input::Worker { worker, message } => self.message(now, *worker, message),
             Input::Exited { worker, status, undelivered } => self.gone(now, *worker, *status, *undelivered),
             Input::SpawnFailed { worker } => self.gone(now, *worker, ExitStatus::NotStarted, 0),
-            Input::AcceptBlocked => self.backlog_empty = self.refused_new,
+            Input::AcceptBlocked => self.backlog_empty = self.refused_new && s.wants_backlog_empty(),
             Input::RefusedClosed => self.refusing = self.refusing.saturating_sub(1),
             Input::Timeout => {}
         }
@@ -115,12 +127,14 @@ impl SupervisorObserver {
     fn message(&mut self, now: Instant, worker: WorkerId, message: &FromWorker) {
         let Some(known) = self.workers.get_mut(&worker) else { return };
         match message {
-            FromWorker::Ready if !known.killed => {
+            FromWorker::Hello { version } => known.hello |= *version == VERSION,
+            FromWorker::StartFailed { .. } => known.start_failed |= !known.ready,
+            FromWorker::Ready if known.hello && !known.is_over() => {
                 known.ready = true;
                 known.since = now;
             }
             FromWorker::Status { closed, .. } => known.closed = known.closed.max((*closed).min(known.dealt)),
-            FromWorker::Stopped { clean, .. } if !known.killed => {
+            FromWorker::Stopped { clean, .. } if known.hello && !known.killed => {
                 known.stopped_at.get_or_insert(now);
                 known.closed = known.dealt;
                 self.lost |= self.shutting_down && !clean;
@@ -244,11 +258,13 @@ impl SupervisorObserver {
             number,
             generation,
             since: now,
+            hello: false,
             ready: false,
             told_deadline: None,
             aborted_at: None,
             stopped_at: None,
             killed: false,
+            start_failed: false,
             last_deal: false,
             dealt: 0,
             closed: 0,

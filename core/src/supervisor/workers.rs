@@ -171,7 +171,7 @@ impl Supervisor {
         let Some(p) = self.procs.get_mut(&worker) else { return self.ignore() };
         let number = p.number;
         match message {
-            FromWorker::Hello { version } if version != VERSION => {
+            FromWorker::Hello { version } if version != VERSION && p.state == WorkerState::Spawned => {
                 let message = format!(
                     "its extension speaks version {version} of the control protocol, this executable {VERSION}: \
                      they are not of one build; build or install both again"
@@ -186,7 +186,9 @@ impl Supervisor {
                 }
             }
             FromWorker::Ready => {
-                if p.go(WorkerEdge::Ready) {
+                if p.start_failed {
+                    self.ignore();
+                } else if p.go(WorkerEdge::Ready) {
                     p.since = now;
                     p.served = true;
                     let generation = p.generation;
