@@ -220,7 +220,7 @@ fn drain_of_two_workers_with_three_connections() {
 
 #[test]
 fn impatient_operator() {
-    let setup = setup(2, 1, Budget { term: 1, int: 2, quit: 1, ..Budget::default() });
+    let setup = setup(1, 2, Budget { term: 1, int: 2, quit: 1, ..Budget::default() });
     explore("signals", Cluster::started(setup).expect("it starts"));
 }
 
@@ -250,7 +250,7 @@ fn reload_after_one_that_failed() {
 
 #[test]
 fn crash_during_a_reload() {
-    let setup = setup(1, 1, Budget { term: 1, hup: 1, crash: 1, ..Budget::default() });
+    let setup = setup(1, 0, Budget { term: 1, hup: 1, crash: 1, ..Budget::default() });
     explore("reload and crash", Cluster::started(setup).expect("it starts"));
 }
 

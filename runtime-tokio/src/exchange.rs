@@ -223,6 +223,7 @@ fn begin<B: Body>(
         parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = AnswerBody {
         inner,
+        failed: None,
         tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left: length, log },
     };
     if body.inner.is_end_stream() {
@@ -236,6 +237,9 @@ pin_project! {
     pub(crate) struct AnswerBody<B> {
         #[pin]
         inner: Inner<B>,
+        // The body failed. It is said one poll later: what was handed over before is still in hyper's buffer, which goes
+        // away with the connection, and a client that got nothing cannot tell a cut response from a lost one.
+        failed: Option<BoxError>,
         tap: AnswerTap,
     }
 }
@@ -313,10 +317,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let (frame, ended) = match this.inner.project() {
             InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),
             InnerProjection::App { mut body } => {
-                let frame = ready!(body.as_mut().poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+                let frame = match ready!(body.as_mut().poll_frame(cx)) {
+                    Some(Err(error)) => {
+                        *this.failed = Some(error.into());
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    None => None,
+                };
                 let ended = frame.is_none() || body.is_end_stream();
                 (frame, ended)
             }
@@ -330,7 +345,7 @@ where
             log.bytes += bytes;
         }
         let ended = ended || this.tap.left == Some(0);
-        if ended && !matches!(frame, Some(Err(_))) {
+        if ended {
             this.tap.end();
         }
         Poll::Ready(frame)

@@ -146,7 +146,6 @@ fn bad_flags_are_refused_with_what_is_allowed() {
     ];
     let refuse =
         |flags: &&str| format!("{flags}\n{}", example("safe.yaml", &format!("{KNOWN} {flags}")).stderr);
-    // `--propagation` and `--rollouts` are there twice; clap says so, which is an answer as well.
     insta::assert_snapshot!("flags", cases.iter().map(refuse).collect::<Vec<_>>().join("\n"));
 }
 

@@ -144,7 +144,9 @@ class Worker:
         packet = {"lame_duck": b"\x03", "last_deal": b"\x05", "abort": b"\x06"}.get(kind)
         if kind == "drain":
             packet = b"\x04" + struct.pack("<Q", int(seconds * 1e9))
-        self.line.send(packet)
+        # The order before may have been enough for it to leave.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.line.send(packet)
 
     def ready(self) -> Worker:
         """Waits for it to serve, and deals every connection from now on."""

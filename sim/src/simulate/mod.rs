@@ -59,6 +59,7 @@ fn command() -> Command {
     let mut command = Command::new("sim simulate")
         .about("How many requests does a rollout of this deployment drop, why, and what to change?")
         .no_binary_name(true)
+        .args_override_self(true)
         .max_term_width(110)
         .arg(Arg::new("file").value_name("FILE").required(true).help(
             "A Kubernetes Deployment (.yaml, several documents allowed), a systemd unit (.service), an ECS task definition (.json)",
