@@ -11,6 +11,7 @@ pub mod leaks;
 pub mod marks;
 pub mod net;
 pub mod oracle;
+pub mod outcome;
 pub mod platform;
 pub mod process;
 pub mod pure;
