@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sim::pure::{self, Cause, Causes, Plan, rules};
-use sim::scenario::Scenario;
+use sim::scenario::{Scenario, Seed};
+use sim::shrink::shrink_while;
 
 const SCENARIOS: u64 = 200_000;
 
@@ -45,6 +46,14 @@ fn run_seed(seed: u64, tally: &mut Tally) {
     tally.causes.merge(&outcome.causes);
 }
 
+/// Whether a scenario breaks a promise, or fails against every rule.
+fn is_wrong(scenario: &Scenario, seed: u64) -> bool {
+    let Ok(plan) = Plan::of(scenario) else { return false };
+    let outcome = pure::run(&plan, seed);
+    let failed = outcome.causes.iter().any(|(cause, _)| cause != Cause::PeerFault);
+    !outcome.broken.is_empty() || (failed && rules::is_safe(&plan))
+}
+
 fn run_range(seeds: std::ops::Range<u64>) -> Tally {
     let mut tally = Tally::default();
     for seed in seeds {
@@ -79,7 +88,14 @@ fn settings_that_satisfy_the_rules_drop_nothing_and_the_others_fail_for_known_ca
         println!("  {count:>8} {cause}");
     }
     let wrong: BTreeMap<u64, &String> = both.iter().flat_map(|t| &t.wrong).map(|(s, w)| (*s, w)).collect();
-    assert!(wrong.is_empty(), "replay with `SEED={:#x}`: {wrong:#?}", wrong.keys().next().unwrap_or(&0));
+    if let Some(seed) = wrong.keys().next() {
+        let small = shrink_while(&Scenario::draw(*seed), 20_000, |scenario| is_wrong(scenario, *seed));
+        panic!(
+            "{wrong:#?}\n\nthe smallest like the first:\n\n{}\nreplay it: SEED={seed:#x} cargo test -p sim --test \
+             pure_scenarios replay -- --nocapture",
+            small.to_toml()
+        );
+    }
     // A generator that never fails, or always does, proves nothing.
     assert!(safe > SCENARIOS / 5, "{safe} of {SCENARIOS} scenarios satisfy every rule");
     assert!(failing > SCENARIOS / 20, "{failing} of {SCENARIOS} scenarios fail");
@@ -103,6 +119,25 @@ fn a_seed_gives_the_same_run_in_another_thread_and_with_its_timeline() {
         assert_eq!(here, traced, "seed {seed}");
         assert!(!lines.is_empty(), "seed {seed}");
     }
+}
+
+/// Prints the run of one seed: `SEED=0x2a cargo test -p sim --test pure_scenarios replay -- --nocapture`.
+#[test]
+fn replay() {
+    let Ok(seed) = std::env::var("SEED") else { return };
+    let Seed(seed) = seed.parse().expect("SEED is a number, decimal or hexadecimal with 0x");
+    let scenario = Scenario::draw(seed);
+    let plan = Plan::of(&scenario).expect("a drawn scenario is valid");
+    let (outcome, lines) = pure::trace(&plan, seed);
+    println!("{}", scenario.to_toml());
+    rules::rules(&plan)
+        .iter()
+        .filter(|rule| !rule.holds)
+        .for_each(|rule| println!("violated: {}", rule.text));
+    lines.iter().for_each(|line| println!("{line}"));
+    let causes: Vec<_> = outcome.causes.iter().collect();
+    println!("{} requests, {} answered, {causes:?}", outcome.requests, outcome.answered);
+    outcome.broken.iter().for_each(|what| println!("BROKEN {what}"));
 }
 
 #[test]

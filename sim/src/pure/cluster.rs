@@ -77,6 +77,9 @@ impl World<'_> {
 
     /// Tells every balancer, each in its own time; one balancer's news keep their order.
     fn announce(&mut self, pod: PodId, up: bool) {
+        if self.plan.one_address {
+            return;
+        }
         for balancer in 0..self.balancers.len() as u32 {
             let delay = self.plan.balancers[balancer as usize].propagation.draw(&mut self.rng);
             let news = &mut self.balancers[balancer as usize].news_at;

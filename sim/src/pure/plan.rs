@@ -291,6 +291,8 @@ pub struct Plan {
     pub probe: Option<Probe>,
     /// A worker's processes get SIGTERM too (systemd's `KillMode=control-group`).
     pub term_to_all: bool,
+    /// There is one address, whoever listens on it, and nobody watches endpoints (a unit behind a proxy on one machine).
+    pub one_address: bool,
     /// The listening socket is the service manager's and outlives the server.
     pub socket_activation: bool,
     // The way in.
@@ -326,6 +328,7 @@ impl Default for Plan {
             kubelet: Span::Between(ms(5), ms(500)),
             probe: Some(Probe { initial_delay: ms(0), period: s(1), successes: 1, connect_only: false }),
             term_to_all: false,
+            one_address: false,
             socket_activation: false,
             latency: Span::Between(Duration::from_micros(200), ms(2)),
             balancers: vec![BalancerPlan {
@@ -415,6 +418,7 @@ impl Plan {
                 connect_only: false,
             }),
             term_to_all: platform.signal_whole_group,
+            one_address: !rolling,
             socket_activation: platform.socket_activation,
             latency: scenario.network.latency.into(),
             balancers: scenario

@@ -6,6 +6,7 @@ use pounce_core::Instant;
 
 use super::ledger::Cause;
 use super::plan::{Layer, Retry, happens};
+use super::pod::Container;
 use super::socket::{Down, Near, Seg, Socket};
 use super::world::{Event, PodId, RequestId, SocketId, World};
 
@@ -199,7 +200,12 @@ impl World<'_> {
             }
         };
         let state = &mut self.balancers[balancer as usize];
-        let pod = state.view[pick];
+        let mut pod = state.view[pick];
+        if self.plan.one_address {
+            // Whoever is there now; before the next one is, that is the last one, which refuses.
+            let begun = self.pods.iter().rposition(|pod| pod.container != Container::Pending);
+            pod = begun.map_or(pod, |begun| begun as PodId);
+        }
         if layer == Layer::L7
             && let Some(at) = state.pool.iter().rposition(|id| self.sockets[*id as usize].pod == pod)
         {

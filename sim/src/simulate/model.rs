@@ -122,6 +122,7 @@ pub fn plan(facts: &Facts) -> Result<Plan, PolicyError> {
             connect_only: facts.word("readiness") == "connect",
         }),
         term_to_all: facts.word("term_to_all") == "yes",
+        one_address: facts.platform == Platform::Systemd,
         socket_activation: false,
         latency: Span::Between(latency / 10, latency),
         balancers: (0..balancers)
