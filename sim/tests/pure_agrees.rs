@@ -7,7 +7,7 @@ use sim::outcome::{Loss, OutcomeClass};
 use sim::pure::{self, Plan};
 use sim::scenario::{Profile, Scenario};
 
-const SCENARIOS: u64 = 240;
+const SCENARIOS: u64 = 600;
 /// The tiers draw different latencies from one seed; what a scenario can come to shows after several runs.
 const RUNS: u64 = 24;
 
@@ -29,12 +29,8 @@ fn possible(scenario: &Scenario) -> (bool, BTreeSet<Loss>) {
 fn a_scenario_comes_to_the_same_with_hyper_and_without() {
     let (mut agree, mut differ) = (0, Vec::new());
     for seed in 0..SCENARIOS {
-        // Faults hit single processes at single instants; what they hit differs by a millisecond of latency.
-        let profile = [Profile::Lite, Profile::Rollout, Profile::Misconfigured][(seed % 3) as usize];
+        let profile = Profile::ALL[(seed % 4) as usize];
         let scenario = Scenario::draw_as(profile, seed);
-        if !scenario.faults.is_empty() {
-            continue;
-        }
         let with_hyper = OutcomeClass::from(&engine::run(&scenario));
         let (may_be_clean, losses) = possible(&scenario);
         let explained = match &with_hyper {
@@ -52,5 +48,7 @@ fn a_scenario_comes_to_the_same_with_hyper_and_without() {
     }
     let all = agree + differ.len();
     println!("the tiers agree on {agree} of {all} scenarios; they differ on:\n{}", differ.join("\n"));
+    // Faults hit one process at one instant: what they hit hangs on a millisecond of latency. A rare race may show in one
+    // tier and in none of the runs of the other. Where neither is the case they must agree.
     assert!(differ.len() * 20 <= all, "{} of {all} differ:\n{}", differ.len(), differ.join("\n"));
 }
