@@ -107,7 +107,7 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
         change(&|c| c.requests -= 1);
         change(&|c| c.request = RequestKind::Get);
         change(&|c| c.think = simpler(c.think));
-        if client.start_ms % 100 != 0 {
+        if !client.start_ms.is_multiple_of(100) {
             change(&|c| c.start_ms -= c.start_ms % 100);
         }
     }
