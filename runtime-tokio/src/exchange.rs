@@ -313,6 +313,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
+        if pounce_core::planted!(CutLooksComplete) && this.tap.shared.lock().ending == Some(Ending::Forced) {
+            this.tap.end();
+            return Poll::Ready(None);
+        }
         let (frame, ended) = match this.inner.project() {
             InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),
             InnerProjection::App { mut body } => {
