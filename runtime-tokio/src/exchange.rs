@@ -320,6 +320,10 @@ where
         if let Some(error) = this.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
+        if pounce_core::planted!(CutLooksComplete) && this.tap.shared.lock().ending == Some(Ending::Forced) {
+            this.tap.end();
+            return Poll::Ready(None);
+        }
         let (frame, ended) = match this.inner.project() {
             InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),
             InnerProjection::App { mut body } => {

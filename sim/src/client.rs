@@ -9,7 +9,7 @@ use crate::http1::{Answer, Failure, HttpConn};
 use crate::net::{HostId, SimNet};
 use crate::platform::{Cluster, FIRST_CLIENT, Front};
 use crate::rng::Rng;
-use crate::scenario::{Client, Layer, RequestKind, Retry, SLOW_READ_BYTES};
+use crate::scenario::{Client, Layer, PIPELINE_GAP_MS, RequestKind, Retry, SLOW_READ_BYTES};
 use crate::world::{Attempt, World};
 
 /// Most times that a request is tried again.
@@ -295,6 +295,15 @@ impl<N: SimNet> Running<N> {
                 if chunked {
                     conn.write(b"0\r\n\r\n").await?;
                 }
+            }
+            RequestKind::Pipelined { .. } if id % 2 == 1 && ids.len() > 1 => {
+                // Half of the last head comes with the requests before it, the rest while they are answered, or later.
+                let all: String = ids.iter().map(|id| head(*id, "")).collect();
+                let rest = 1 + (id as usize * 7) % 30;
+                let (first, last) = all.as_bytes().split_at(all.len() - rest);
+                conn.write(first).await?;
+                tokio::time::sleep(Duration::from_millis((id * 37) % (PIPELINE_GAP_MS + 1))).await;
+                conn.write(last).await?;
             }
             _ => {
                 let all: String = ids.iter().map(|id| head(*id, "")).collect();

@@ -96,6 +96,7 @@ pub async fn drive<N: SimNet>(world: &Arc<World>, net: &N) {
             world.problem("after the last fault, not everything serves again");
         }
     }
+    cluster.answer_all().await;
     cluster.shut_down().await;
     // Whatever still lingers ends.
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -69,6 +69,7 @@ pub struct History {
 pub struct WorkerRecord {
     pub number: u32,
     pub process: Process,
+    pub started: u64,
     pub ended: Option<(u64, WorkerEnd)>,
     /// SIGTERM to it alone.
     terminate: Arc<dyn Fn() + Send + Sync>,
@@ -435,6 +436,7 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
             lock(&self.instance.history).workers.push(WorkerRecord {
                 number,
                 process: process.clone(),
+                started: world.now_ms(),
                 ended: None,
                 terminate: Arc::new(move || terminated.notify_one()),
                 kill: Arc::new(kill),
@@ -513,7 +515,9 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
 
     fn deal(&mut self, worker: WorkerId, connection: Accepted<Io>) -> Result<(), Accepted<Io>> {
         let delay = self.rng.below(2);
-        match self.workers.get(&worker).filter(|w| w.process.is_alive()) {
+        // Into the socket of a process that is dead but not yet reaped it may still go, and come back with the exit.
+        let reachable = |w: &&SimWorker<Io>| w.process.is_alive() || delay == 0;
+        match self.workers.get(&worker).filter(reachable) {
             Some(to) => {
                 to.orders.push(Order::Deal(connection), delay);
                 Ok(())

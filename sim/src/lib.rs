@@ -6,6 +6,7 @@ pub mod channel;
 pub mod client;
 pub mod engine;
 pub mod http1;
+pub mod hunt;
 pub mod instance;
 pub mod leaks;
 pub mod marks;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use pounce_core::policy::{ABORT_GRACE, CLOSE_LINGER, CLOSE_SETTLE, KILL_GRACE};
+use pounce_core::policy::{CLOSE_LINGER, CLOSE_SETTLE, FRESH_LINGER, KILL_GRACE, STABLE_AFTER};
 
 use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
@@ -208,7 +208,8 @@ impl Judge<'_> {
         }
         let instance = self.instance(attempt, facts.as_ref());
         let history = instance.map(|i| i.history()).unwrap_or_default();
-        let end = attempt.end_ms;
+        // Of two ends the server's counts: what it did too early is not excused by the time on the wire.
+        let end = facts.and_then(|f| f.ended).map_or(attempt.end_ms, |ended| self.ms(ended.at));
         let by = |at: Option<u64>| at.is_some_and(|at| at <= end);
         let over = by(history.exited.map(|(at, _)| at)) || by(history.killed);
         let budget = scenario.server.drain_delay_ms + scenario.server.shutdown_timeout_ms;
@@ -236,7 +237,9 @@ impl Judge<'_> {
                 if by(history.too_many) {
                     return Some(Cause::TooManyConnections);
                 }
-                (by(history.no_worker) || self.worker_died(&history, end)).then_some(Cause::NoWorker)
+                let not_yet = history.ready.is_none_or(|at| at > end);
+                (not_yet || by(history.no_worker) || self.worker_died(&history, end))
+                    .then_some(Cause::NoWorker)
             }
             Failure::Status(504) => scenario
                 .server
@@ -283,23 +286,38 @@ impl Judge<'_> {
                             || self.bounded_close(&history)
                     });
                 }
-                if forced || self.own_end(&history, &facts, &ended) {
+                if forced {
                     return Some(Cause::Deadline);
                 }
                 if ended.delivered > attempt.offset {
                     // Bytes of this request had come. Nothing excuses that but a limit of the client's own making.
                     return self.timed_out(attempt).then_some(Cause::ServerTimeout);
                 }
-                let leaving = by(history.drain) || by(history.retired) || by(history.killed);
+                // Since when it may close what has no request, and how long it must wait before.
+                let leaving = [history.drain, history.retired, history.killed]
+                    .into_iter()
+                    .flatten()
+                    .filter(|at| *at <= end)
+                    .min();
+                let closed = self.ms(ended.at);
+                let lingered = |idle_since: u64, linger: u64| {
+                    leaving.is_some_and(|at| at.max(idle_since) + linger <= closed)
+                };
+                let linger = scenario.server.keepalive_linger_ms;
                 if attempt.reused {
                     let idle = scenario.server.keep_alive_timeout_ms;
-                    let idled = self.previous_head(attempt).is_some_and(|at| at + idle <= self.ms(ended.at));
-                    (leaving || idled).then_some(Cause::IdleCloseRace)
+                    let since = self.previous_head(attempt).unwrap_or(0);
+                    (lingered(since, linger) || since + idle <= closed).then_some(Cause::IdleCloseRace)
                 } else {
                     let waited = facts.queued.is_some_and(|at| {
                         self.ms(at) + scenario.server.header_timeout_ms <= self.ms(ended.at)
                     });
-                    if leaving { Some(Cause::FreshCloseRace) } else { waited.then_some(Cause::ServerTimeout) }
+                    let queued = facts.queued.map_or(0, |at| self.ms(at));
+                    if lingered(queued, linger.max(FRESH_LINGER.as_millis() as u64)) {
+                        Some(Cause::FreshCloseRace)
+                    } else {
+                        waited.then_some(Cause::ServerTimeout)
+                    }
                 }
             }
             Failure::Truncated => {
@@ -308,7 +326,7 @@ impl Judge<'_> {
                     if ended.killed {
                         return self.killed(&history, self.ms(ended.at)).then_some(Cause::Killed);
                     }
-                    if forced || self.own_end(&history, &facts, &ended) {
+                    if forced {
                         return Some(Cause::Deadline);
                     }
                 }
@@ -316,17 +334,6 @@ impl Judge<'_> {
             }
             _ => None,
         }
-    }
-
-    /// The worker that owned it left by itself, at a deadline of its own.
-    fn own_end(&self, history: &History, facts: &Facts, ended: &crate::net::Ended) -> bool {
-        let at = self.ms(ended.at);
-        history.workers.iter().any(|w| {
-            Some(w.process.id()) == facts.owner
-                && w.ended.is_some_and(|(end, how)| {
-                    matches!(how, WorkerEnd::Exited(4)) && at + ABORT_GRACE.as_millis() as u64 >= end
-                })
-        })
     }
 
     /// The end of all patience with a queue that cannot be emptied.
@@ -358,7 +365,10 @@ impl Judge<'_> {
     }
 
     fn worker_died(&self, history: &History, by: u64) -> bool {
-        history.workers.iter().any(|w| w.ended.is_some_and(|(at, _)| at <= by))
+        history
+            .workers
+            .iter()
+            .any(|w| w.ended.is_some_and(|(at, how)| at <= by && !matches!(how, WorkerEnd::Exited(0 | 4))))
     }
 
     /// Somebody with the right to it killed a process of this server then.
@@ -441,6 +451,15 @@ impl Judge<'_> {
                 ));
             }
         }
+        if let (Some(stop), Some(forced), None) = (history.stop, history.forced, history.hurried)
+            && history.frozen.is_empty()
+            && forced >= stop
+            && history.retired.is_none()
+            && history.gave_up.is_none()
+            && forced > stop + s.drain_delay_ms + s.shutdown_timeout_ms + 5
+        {
+            problems.push(format!("pod-{pod}: its deadline came {} ms after the signal", forced - stop));
+        }
         if let (Some(stop), Some((exited, code))) = (history.stop, history.exited) {
             let frozen: u64 = history.frozen.iter().map(|(from, to)| to - from).sum();
             let bound = stop + s.drain_delay_ms + s.shutdown_timeout_ms + 1000 + frozen;
@@ -474,6 +493,7 @@ impl Judge<'_> {
         if history.exited.is_some() && history.workers.iter().any(|w| w.ended.is_none()) {
             problems.push(format!("pod-{pod}: the server is gone, a worker is not"));
         }
+        self.supervision(instance, &history, problems);
         let most = history.workers.iter().map(|w| w.number).max().unwrap_or(0);
         if most > s.workers {
             problems.push(format!("pod-{pod}: worker number {most} of {}", s.workers));
@@ -484,6 +504,55 @@ impl Judge<'_> {
                 && !self.starting(&history, at)
             {
                 problems.push(format!("pod-{pod}: worker {} was killed before its deadline", w.number));
+            }
+        }
+    }
+
+    /// Reloads, restarts and late starts.
+    fn supervision(&self, instance: &Arc<Instance>, history: &History, problems: &mut Vec<String>) {
+        use pounce_core::Event;
+        let pod = instance.pod;
+        let retires = self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. }));
+        let (mut reloading, mut failed, mut new, mut leaving) = (false, false, 0, 0u32);
+        let mut restarts: BTreeMap<u32, u64> = BTreeMap::new();
+        for (at, event) in &history.log {
+            match event {
+                Event::ReloadStarted { generation } => {
+                    reloading = true;
+                    (failed, new, leaving) = (false, *generation, 0);
+                    // New code begins without a past.
+                    restarts.clear();
+                }
+                Event::WorkerReady { generation, .. } if *generation == new => leaving += 1,
+                Event::ReloadFailed { .. } => (reloading, failed) = (false, true),
+                Event::ReloadFinished { .. } | Event::ShutdownRequested { .. } | Event::CrashLoop { .. } => {
+                    (reloading, failed) = (false, false);
+                }
+                Event::WorkerDraining { .. } | Event::WorkerIdle { .. } if reloading && !retires => {
+                    problems
+                        .push(format!("pod-{pod}: a worker retires at {at} ms, before the new ones serve"));
+                }
+                Event::WorkerDraining { .. } | Event::WorkerIdle { .. } if failed && !retires => {
+                    if leaving == 0 {
+                        problems
+                            .push(format!("pod-{pod}: a reload fails, and an old worker retires at {at} ms"));
+                    }
+                    leaving = leaving.saturating_sub(1);
+                }
+                Event::WorkerRespawning { worker, delay } if delay.is_zero() => {
+                    if let Some(before) = restarts.insert(*worker, *at)
+                        && at - before < STABLE_AFTER.as_millis() as u64
+                    {
+                        problems
+                            .push(format!("pod-{pod}: worker {worker} is restarted twice without a pause"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(drain) = history.drain {
+            for worker in history.workers.iter().filter(|w| w.started > drain) {
+                problems.push(format!("pod-{pod}: worker {} is started during the drain", worker.number));
             }
         }
     }
@@ -518,7 +587,8 @@ impl Judge<'_> {
         // Whoever was in the middle of something: a connection without a request lingers, a closed one is read from for a
         // moment, a client's end takes its time on the wire, an application has its shutdown.
         let wire = 2 * scenario.network.latency.max_ms();
-        let tail = s.keepalive_linger_ms.max(CLOSE_LINGER.as_millis() as u64)
+        let linger = s.keepalive_linger_ms.max(FRESH_LINGER.as_millis() as u64);
+        let tail = linger.max(CLOSE_LINGER.as_millis() as u64)
             + CLOSE_LINGER.as_millis() as u64
             + CLOSE_SETTLE.as_millis() as u64
             + scenario.app.shutdown.max_ms()

@@ -297,9 +297,14 @@ impl<N: SimNet> Cluster<N> {
     }
 
     async fn ask_health(&self, pod: HostId) -> Option<u16> {
+        self.ask(pod, "/health").await
+    }
+
+    async fn ask(&self, pod: HostId, path: &str) -> Option<u16> {
         let stream = self.net.connect(KUBELET, pod).await.ok()?;
         let mut conn = HttpConn::new(stream, None, pod);
-        conn.write(b"GET /health HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n").await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: pod\r\nconnection: close\r\n\r\n");
+        conn.write(request.as_bytes()).await.ok()?;
         conn.read_answer(4096, Duration::ZERO).await.ok().map(|answer| answer.status)
     }
 
@@ -572,6 +577,37 @@ impl<N: SimNet> Cluster<N> {
             serving >= pods && self.fronts.iter().all(|front| front.knows() >= pods)
         })
         .await
+    }
+
+    /// Whether every server that was not told to stop answers a request.
+    pub async fn answer_all(&self) {
+        for pod in self.pods() {
+            let instance = lock(&pod.state).instance.clone();
+            let Some(instance) = instance else { continue };
+            let history = instance.history();
+            if instance.is_over()
+                || history.stop.is_some()
+                || history.ready.is_none()
+                || history.gave_up.is_some()
+            {
+                continue;
+            }
+            // A worker that retires says no for itself, although the server is ready; the next probe meets another.
+            let mut answered = false;
+            for _ in 0..10 {
+                let limit = Duration::from_secs(3);
+                let asked = tokio::time::timeout(limit, self.ask(pod.host, "/health")).await;
+                answered = matches!(asked, Ok(Some(200)));
+                if answered || instance.is_over() {
+                    break;
+                }
+                crate::marks::hit("a server that is ready said that it is not");
+                sleep_ms(1000).await;
+            }
+            if !answered && !instance.is_over() {
+                self.world.problem(format!("pod-{}: serves, and does not answer", pod.host));
+            }
+        }
     }
 
     /// Stops everything. Says what did not stop.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use pounce_core::policy::{Policy, PolicySettings};
+use pounce_core::policy::{FRESH_LINGER, Policy, PolicySettings};
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
@@ -503,7 +503,7 @@ impl Scenario {
             RequestKind::SlowReader { bytes, pause_ms } => {
                 (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + 2 * self.network.latency.max_ms())
             }
-            RequestKind::Pipelined { depth } => app * u64::from(depth.saturating_sub(1)),
+            RequestKind::Pipelined { depth } => app * u64::from(depth.saturating_sub(1)) + PIPELINE_GAP_MS,
         }
     }
 
@@ -527,7 +527,9 @@ impl Scenario {
             _ => 0,
         });
         let rest = streamed.max().unwrap_or(0).saturating_sub(delay);
-        rest + self.server.keepalive_linger_ms + self.longest_exchange_ms() + SLACK_MS
+        // Who has just connected has a little longer than that.
+        let linger = self.server.keepalive_linger_ms.max(FRESH_LINGER.as_millis() as u64);
+        rest + linger + self.longest_exchange_ms() + SLACK_MS
     }
 
     /// The same over all clients, with the network's part.
@@ -610,6 +612,10 @@ impl Scenario {
                 RequestKind::HalfHead { gap_ms } => {
                     need("header_timeout > time of a request head", s.header_timeout_ms, gap_ms + wire + 1);
                 }
+                RequestKind::Pipelined { .. } => {
+                    let gap_ms = PIPELINE_GAP_MS;
+                    need("header_timeout > time of a request head", s.header_timeout_ms, gap_ms + wire + 1);
+                }
                 RequestKind::Upload { gap_ms, .. } => {
                     need("body_timeout > pause in a request body", s.body_timeout_ms, gap_ms + wire + 1);
                 }
@@ -645,6 +651,9 @@ impl Scenario {
         clients.max().unwrap_or(0).max(self.platform.deploy_at_ms)
     }
 }
+
+/// The longest pause in the last head of a pipeline, part of which is sent with the requests before it, in milliseconds.
+pub const PIPELINE_GAP_MS: u64 = 700;
 
 /// How much a slow reader takes at a time.
 pub const SLOW_READ_BYTES: u64 = 16 * 1024;
@@ -779,9 +788,13 @@ impl Scenario {
             scenario.clients.push(client);
         }
         if swarm.faults {
-            for _ in 0..rng.between(1, 3) {
-                let fault = scenario.draw_fault(rng);
-                scenario.faults.push(fault);
+            if profile == Profile::Chaos && rng.chance(50) {
+                scenario.draw_coincidence(rng);
+            } else {
+                for _ in 0..rng.between(1, 3) {
+                    let fault = scenario.draw_fault(rng);
+                    scenario.faults.push(fault);
+                }
             }
         }
         match profile {
@@ -859,6 +872,57 @@ impl Scenario {
         }
     }
 
+    /// Faults that meet: each alone is easy, together they hit the moments between two steps.
+    fn draw_coincidence(&mut self, rng: &mut Rng) {
+        use FaultKind::*;
+        // While most clients are at it.
+        let at = rng.between(3000, 5000);
+        let worker = rng.between(1, u64::from(self.server.workers)) as u32;
+        let for_ms = rng.log_between(20, 3000);
+        let within = rng.below(for_ms);
+        let soon = rng.log_between(1, 1500);
+        let linger = self.server.keepalive_linger_ms;
+        let faults: Vec<(u64, FaultKind)> = match rng.below(12) {
+            // Connections wait in the accept queue when the signal is read.
+            0 | 1 => vec![(at, FreezeSupervisor { for_ms }), (at + within, Term)],
+            // Requests wait in the sockets when the drain is noticed.
+            2 | 3 => vec![(at, FreezeWorker { worker, for_ms }), (at + within, Term)],
+            // Connections were dealt to a worker that never took them.
+            4 => vec![
+                (at, FreezeWorker { worker, for_ms: for_ms + soon }),
+                (at + for_ms, KillWorker { worker }),
+            ],
+            5 | 6 => {
+                if rng.chance(70) {
+                    self.server.shutdown_timeout_ms = rng.log_between(100, 1500);
+                    self.app.duration = Dist::Fixed { ms: rng.between(1000, 6000) };
+                }
+                vec![(at, Term), (at + soon, Term)]
+            }
+            // The end of a linger, and the request that comes just then, are noticed together.
+            9 | 10 => {
+                let offset = rng.below(linger + 1);
+                vec![(at, Term), (at + offset, FreezeWorker { worker, for_ms: linger + within + 1 })]
+            }
+            11 => vec![(at - 1, BootCrash { times: 1 }), (at, Hup)],
+            7 => vec![(at, Hup), (at + soon / 4, Term)],
+            8 => vec![(at, KillWorker { worker }), (at + soon / 10, Term)],
+            _ => vec![
+                (at - 1, BootCrash { times: 3 }),
+                (at, KillWorker { worker }),
+                (at + 1, KillWorker { worker }),
+            ],
+        };
+        for (at_ms, what) in faults {
+            self.faults.push(Fault { at_ms, pod: 0, what });
+        }
+        for client in &mut self.clients {
+            if rng.chance(60) {
+                client.start_ms = at.saturating_sub(200) + rng.below(for_ms + 300);
+            }
+        }
+    }
+
     fn draw_fault(&self, rng: &mut Rng) -> Fault {
         let worker = rng.between(1, u64::from(self.server.workers)) as u32;
         let for_ms = rng.log_between(10, 4000);
@@ -911,6 +975,7 @@ impl Scenario {
                         RequestKind::Upload { chunks, gap_ms, .. }
                         | RequestKind::Stream { chunks, gap_ms, .. } => u64::from(chunks) * gap_ms,
                         RequestKind::HalfHead { gap_ms } => gap_ms,
+                        RequestKind::Pipelined { .. } => PIPELINE_GAP_MS,
                         RequestKind::SlowReader { bytes, pause_ms } => {
                             (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + wire)
                         }
@@ -955,6 +1020,9 @@ impl Scenario {
             match client.request {
                 RequestKind::HalfHead { gap_ms } => {
                     s.header_timeout_ms = s.header_timeout_ms.max(gap_ms + wire + 1)
+                }
+                RequestKind::Pipelined { .. } => {
+                    s.header_timeout_ms = s.header_timeout_ms.max(PIPELINE_GAP_MS + wire + 1);
                 }
                 RequestKind::Upload { gap_ms, .. } => {
                     s.body_timeout_ms = s.body_timeout_ms.max(gap_ms + wire + 1)

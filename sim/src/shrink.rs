@@ -103,6 +103,22 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
         let client = &scenario.clients[index];
         let mut change = |change: &dyn Fn(&mut Client)| with(&|s| change(&mut s.clients[index]));
         change(&|c| c.requests = 1);
+        for later_ms in [3000, 1000, 300, 100] {
+            // Whoever starts later gets to the same moment with fewer requests.
+            change(&|c| {
+                c.start_ms += later_ms;
+                c.requests = c.requests.div_ceil(2);
+            });
+            change(&|c| {
+                c.start_ms += later_ms;
+                c.requests -= 1;
+            });
+        }
+        change(&|c| {
+            if let RequestKind::Pipelined { depth } = &mut c.request {
+                *depth -= 1;
+            }
+        });
         change(&|c| c.requests /= 2);
         change(&|c| c.requests -= 1);
         change(&|c| c.request = RequestKind::Get);

@@ -142,7 +142,6 @@ impl Tally {
 /// What a long run must have met: every lifecycle event, every cause of failure, every fault.
 pub const MUST_HAPPEN: &[&str] = &[
     "a SYN was dropped",
-    "a deal failed: the worker was gone",
     "a handshake ended at a closed listener",
     "a request was tried again",
     "a worker died while starting",
@@ -156,7 +155,6 @@ pub const MUST_HAPPEN: &[&str] = &[
     "deadline",
     "drain_delayed",
     "draining-503",
-    "fresh-close-race",
     "freeze-supervisor",
     "freeze-worker",
     "hup",

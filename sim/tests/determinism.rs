@@ -1,6 +1,8 @@
 //! The same seed is the same run, to the byte: in another thread, in another process, in another second of the wall clock.
 //! A check that runs twice in a row in one thread would miss half of what can leak; that is tested too, with planted leaks.
 
+#![allow(clippy::disallowed_methods, reason = "the test itself waits for the wall clock")]
+
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
