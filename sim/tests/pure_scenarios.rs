@@ -66,6 +66,7 @@ fn run_range(seeds: std::ops::Range<u64>) -> Tally {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "how long the test took is printed; nothing in a run reads it")]
 fn settings_that_satisfy_the_rules_drop_nothing_and_the_others_fail_for_known_causes() {
     let begun = Instant::now();
     let half = SCENARIOS / 2;
@@ -142,6 +143,7 @@ fn replay() {
 
 #[test]
 #[ignore = "a benchmark: cargo test --release -p sim --test pure_scenarios -- --ignored --nocapture"]
+#[allow(clippy::disallowed_methods, reason = "this is a benchmark")]
 fn rollouts_per_second() {
     let plan = Plan::default();
     let (mut requests, mut events) = (0, 0);

@@ -7,7 +7,7 @@ use pounce_core::Instant;
 use pounce_core::connection::{
     CloseMode, Connection, Ending, HeadVerdict, Output, Phase, ReadVerdict, Role, State,
 };
-use pounce_core::supervisor::Refusal;
+use pounce_core::supervisor::{Refusal, exit};
 
 use super::ledger::Cause;
 use super::world::{Event, PodId, RequestId, SocketId, World};
@@ -678,6 +678,10 @@ impl World<'_> {
                 _ if asked.pipelined && socket.client_close => Cause::PipelinedRace,
                 _ => Cause::Unexplained,
             },
+            // Nothing could be accepted until the forced end, and the exit code says so.
+            Why::QueueReset if self.pods[socket.pod as usize].exit_code == Some(exit::FORCED) => {
+                self.forced(id)
+            }
             Why::Idle | Why::Open | Why::QueueReset => Cause::Unexplained,
         }
     }

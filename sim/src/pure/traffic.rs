@@ -206,7 +206,9 @@ impl World<'_> {
             let begun = self.pods.iter().rposition(|pod| pod.container != Container::Pending);
             pod = begun.map_or(pod, |begun| begun as PodId);
         }
+        // Whoever tries again does so on a new connection: others of the pool may have ended in the same moment.
         if layer == Layer::L7
+            && tries == 0
             && let Some(at) = state.pool.iter().rposition(|id| self.sockets[*id as usize].pod == pod)
         {
             let id = state.pool.remove(at);

@@ -100,6 +100,8 @@ pub(crate) struct World<'p> {
     pub rolled: bool,
     pub traffic_ended: bool,
     gave_up: bool,
+    /// The last requests of a run with faults get the time that they need.
+    reprieved: bool,
     pub lines: Option<Vec<Line>>,
 }
 
@@ -123,6 +125,7 @@ impl<'p> World<'p> {
             rolled: false,
             traffic_ended: false,
             gave_up: false,
+            reprieved: false,
             lines: with_lines.then(Vec::new),
         }
     }
@@ -233,9 +236,14 @@ impl<'p> World<'p> {
         if !self.rolled {
             self.rolled = true;
             self.traffic_ended = true;
+            self.clients.iter_mut().for_each(|client| client.left = 0);
             if self.plan.faults.is_empty() {
                 self.broken(|| "the rollout did not finish".into());
             }
+        } else if !self.plan.faults.is_empty() && !std::mem::replace(&mut self.reprieved, true) {
+            // A server that a fault left hanging answers nobody; its clients come to an end all the same.
+            self.traffic_ended = true;
+            self.clients.iter_mut().for_each(|client| client.left = 0);
         } else {
             let left = self.outstanding;
             self.broken(|| format!("{left} request(s) or a pod have no end"));
