@@ -40,11 +40,11 @@ impl hyper::service::Service<Request<RequestBody>> for Demo {
         match (request.method(), request.uri().path()) {
             (_, "/") => Answering::now(text(StatusCode::OK, "Hello from pounce\n")),
             (_, "/slow") => match seconds(&request, "s", 1.0) {
-                Ok(delay) => Answering::Later(Box::pin(async move {
+                Some(delay) => Answering::Later(Box::pin(async move {
                     tokio::time::sleep(delay).await;
                     Ok(text(StatusCode::OK, "Slow, but complete\n"))
                 })),
-                Err(answer) => Answering::now(answer),
+                None => Answering::now(no_seconds()),
             },
             (_, "/stream") => Answering::now(stream(&request)),
             (&Method::POST | &Method::PUT, "/echo") => {
@@ -110,13 +110,13 @@ fn stream(request: &Request<RequestBody>) -> Response<DemoBody> {
         Err(_) => return text(StatusCode::BAD_REQUEST, "n must be a count of chunks\n"),
     };
     match seconds(request, "gap", 0.1) {
-        Ok(gap) => {
+        Some(gap) => {
             let mut response = Response::new(DemoBody::Stream { sent: 0, chunks, gap, pause: None });
             let kind = HeaderValue::from_static("text/plain; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }
-        Err(answer) => answer,
+        None => no_seconds(),
     }
 }
 
@@ -125,13 +125,14 @@ fn parameter<'a>(request: &'a Request<RequestBody>, name: &str) -> Option<&'a st
     pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-fn seconds(request: &Request<RequestBody>, name: &str, default: f64) -> Result<Duration, Response<DemoBody>> {
-    let value = parameter(request, name).map_or(Ok(default), str::parse::<f64>).unwrap_or(f64::NAN);
-    if (0.0..=LONGEST_SECONDS).contains(&value) {
-        Ok(Duration::from_secs_f64(value))
-    } else {
-        Err(text(StatusCode::BAD_REQUEST, "s and gap must be seconds from 0 to 3600\n"))
-    }
+/// The parameter `name`, if it is a number of seconds that this service waits.
+fn seconds(request: &Request<RequestBody>, name: &str, default: f64) -> Option<Duration> {
+    let value = parameter(request, name).map_or(Ok(default), str::parse::<f64>).ok()?;
+    (0.0..=LONGEST_SECONDS).contains(&value).then(|| Duration::from_secs_f64(value))
+}
+
+fn no_seconds() -> Response<DemoBody> {
+    text(StatusCode::BAD_REQUEST, "s and gap must be seconds from 0 to 3600\n")
 }
 
 /// A body of the demo.

@@ -239,12 +239,12 @@ fn serving_line(
 ) -> String {
     let addresses: Vec<String> = listeners.iter().map(Listener::name).collect();
     format!(
-        "pounce {} serving {app} at {} with {} worker(s), {}, shutdown budget {:?}",
+        "pounce {} serving {app} at {} with {} worker(s), {}, shutdown budget {:.1}s",
         env!("CARGO_PKG_VERSION"),
         addresses.join(", "),
         settings.workers,
         program.name(),
-        policy.budget(),
+        policy.budget().as_secs_f64(),
     )
 }
 

@@ -47,7 +47,7 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(10);
 pub const CRASH_LOOP_DEATHS: u32 = 8;
 
 /// How often, at most, a worker reports its counts, and only when they changed.
-pub const STATUS_INTERVAL: Duration = Duration::from_millis(10);
+pub const STATUS_INTERVAL: Duration = Duration::from_millis(2);
 /// How often, at most, the service manager is told counts and asked for more time.
 pub const NOTIFY_INTERVAL: Duration = Duration::from_secs(1);
 

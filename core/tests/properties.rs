@@ -364,14 +364,14 @@ impl WatchedServer {
 
 fn budget() -> impl Strategy<Value = Budget> {
     let few = || prop_oneof![3 => Just(0_u8), 2 => Just(1), 1 => Just(2)];
-    (1..3_u8, few(), few(), few(), 0..12_u8, few(), few(), few()).prop_map(
+    (few(), few(), few(), few(), 0..8_u8, few(), few(), few()).prop_map(
         |(term, int, quit, hup, crash, boot_failure, retire, half_head)| Budget {
             term,
             int,
             quit: quit / 2,
             hup,
-            crash: crash.saturating_sub(5),
-            boot_failure: boot_failure / 2,
+            crash: crash.saturating_sub(3),
+            boot_failure,
             retire,
             half_head,
         },

@@ -28,17 +28,24 @@ struct Framings {
 impl HeadScanner {
     /// Takes the next piece. Returns the number of its bytes that belong to the head, if the head ends in it.
     pub fn scan(&mut self, piece: &[u8]) -> Option<usize> {
+        let whole_so_far = self.pieces.is_empty();
+        let mut found = Framings::default();
         let mut from = 0;
-        while let Some(offset) = memchr::memchr(b'\n', &piece[from..]) {
-            let end = from + offset;
+        for end in memchr::memchr_iter(b'\n', piece) {
             let ends_in_cr = if end > from { piece[end - 1] == b'\r' } else { self.last_was_cr };
             let length = self.line + (end - from) - usize::from(ends_in_cr);
             self.line = 0;
             self.last_was_cr = false;
             if length > 0 {
+                // A line of a piece that is not the first may have begun in an earlier one; those are looked at again.
+                found.note(&piece[from..end]);
                 self.started = true;
             } else if self.started {
-                self.finish(piece, end + 1);
+                if !whole_so_far {
+                    self.pieces.extend_from_slice(&piece[..=end]);
+                    found = framings(&self.pieces);
+                }
+                *self = HeadScanner { framings: found, ..HeadScanner::default() };
                 return Some(end + 1);
             }
             from = end + 1;
@@ -51,16 +58,6 @@ impl HeadScanner {
         None
     }
 
-    fn finish(&mut self, piece: &[u8], end: usize) {
-        let framings = if self.pieces.is_empty() {
-            framings(&piece[..end])
-        } else {
-            self.pieces.extend_from_slice(&piece[..end]);
-            framings(&self.pieces)
-        };
-        *self = HeadScanner { framings, ..HeadScanner::default() };
-    }
-
     /// The last head that ended names both framings: a request that two servers may read as two different ones
     /// (RFC 9112 §6.1).
     pub fn both_framings(&self) -> bool {
@@ -68,16 +65,20 @@ impl HeadScanner {
     }
 }
 
-fn framings(head: &[u8]) -> Framings {
-    let mut found = Framings::default();
-    for newline in memchr::memchr_iter(b'\n', head) {
-        let line = &head[newline + 1..];
+impl Framings {
+    /// Looks at one line. The request line is one too: no method has a colon.
+    fn note(&mut self, line: &[u8]) {
         match line.first() {
-            Some(b'c' | b'C') => found.content_length |= starts_with(line, b"content-length:"),
-            Some(b't' | b'T') => found.transfer_encoding |= starts_with(line, b"transfer-encoding:"),
+            Some(b'c' | b'C') => self.content_length |= starts_with(line, b"content-length:"),
+            Some(b't' | b'T') => self.transfer_encoding |= starts_with(line, b"transfer-encoding:"),
             _ => {}
         }
     }
+}
+
+fn framings(head: &[u8]) -> Framings {
+    let mut found = Framings::default();
+    head.split(|byte| *byte == b'\n').for_each(|line| found.note(line));
     found
 }
 

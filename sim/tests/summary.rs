@@ -17,7 +17,6 @@ const HUNT: u64 = 1500;
 
 /// Planted bugs that this tier cannot see; MUTANTS.md says why, one by one.
 const SURVIVORS: &[Mutant] = &[
-    Mutant::CloseAnnouncedButKept,
     Mutant::EofDespiteBytes,
     Mutant::HeadBytesForgotten,
     Mutant::LateDealDropped,

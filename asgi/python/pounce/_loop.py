@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import signal
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -62,7 +61,7 @@ class Selector(selectors.BaseSelector):
         return key
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return MappingProxyType(self._keys)
+        return _Map(self)
 
     def _lookup(self, fileobj: Any) -> int:
         try:
@@ -73,6 +72,22 @@ class Selector(selectors.BaseSelector):
                 if key.fileobj is fileobj:
                     return key.fd
             raise
+
+
+class _Map(Mapping[Any, selectors.SelectorKey]):
+    """What ``get_map()`` returns: keys by file object or descriptor."""
+
+    def __init__(self, selector: Selector) -> None:
+        self._selector = selector
+
+    def __getitem__(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._selector.get_key(fileobj)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._selector._keys)
+
+    def __len__(self) -> int:
+        return len(self._selector._keys)
 
 
 def _fileno(fileobj: Any) -> int:

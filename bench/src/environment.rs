@@ -1,0 +1,137 @@
+//! What has to be there before anything can be measured: a release build of pounce and the other servers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The checkout.
+    pub root: PathBuf,
+    pub pounce: PathBuf,
+    /// Another build of pounce to measure beside it.
+    pub baseline: Option<PathBuf>,
+    pub bare_hyper: PathBuf,
+    /// The `bin` of the virtual environment.
+    pub venv: PathBuf,
+    pub logs: PathBuf,
+}
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench/ is in the checkout").to_owned()
+}
+
+/// Builds and installs what is missing.
+///
+/// # Errors
+/// The command that failed, with what it printed.
+pub fn prepare(baseline: Option<PathBuf>) -> Result<Environment, String> {
+    let root = root();
+    let own = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
+    let profile = own.parent().expect("an executable is in a directory");
+    let target = profile.parent().expect("target/release").to_owned();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    eprintln!("building pounce");
+    for package in [&["-p", "pounce"][..], &["-p", "bench", "--bin", "bare-hyper"]] {
+        let status = Command::new(&cargo)
+            .args(["build", "--release", "--quiet", "--target-dir"])
+            .arg(&target)
+            .args(package)
+            .current_dir(&root)
+            .status();
+        if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            return Err(format!("cargo build --release {} failed ({status:?})", package.join(" ")));
+        }
+    }
+    let release = target.join("release");
+    let logs = target.join("bench-logs");
+    fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+    let venv = make_venv(&root.join("bench/requirements.txt"), &target.join("bench-venv"))?;
+    Ok(Environment {
+        pounce: release.join("pounce"),
+        bare_hyper: release.join("bare-hyper"),
+        baseline,
+        venv,
+        logs,
+        root,
+    })
+}
+
+/// Makes the environment, unless it is there with the same interpreter and the same requirements.
+fn make_venv(requirements: &Path, dir: &Path) -> Result<PathBuf, String> {
+    let python = std::env::var_os("POUNCE_PYTHON").unwrap_or_else(|| "python3".into());
+    let wanted =
+        fs::read_to_string(requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
+    let version = run(Command::new(&python).args(["-c", "import sys; print(sys.version)"]))?;
+    let stamp = format!("{version}{wanted}");
+    if fs::read_to_string(dir.join("stamp")).is_ok_and(|made| made == stamp) {
+        return Ok(dir.join("bin"));
+    }
+    eprintln!("making {} with {}", dir.display(), version.trim());
+    let _ = fs::remove_dir_all(dir);
+    run(Command::new(&python).args(["-m", "venv"]).arg(dir))?;
+    run(Command::new(dir.join("bin/python"))
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--requirement",
+        ])
+        .arg(requirements))?;
+    fs::write(dir.join("stamp"), stamp).map_err(|error| format!("{}: {error}", dir.display()))?;
+    Ok(dir.join("bin"))
+}
+
+/// What the measurement was made with and on, for the report.
+pub fn describe(environment: &Environment) -> Vec<(String, String)> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(':').nth(1));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let python = run(Command::new(environment.venv.join("python")).arg("--version")).unwrap_or_default();
+    let packages = run(Command::new(environment.venv.join("python")).args(["-m", "pip", "freeze"]));
+    let commit = run(Command::new("git").args([
+        "-C",
+        &environment.root.to_string_lossy(),
+        "describe",
+        "--always",
+        "--dirty",
+    ]));
+    let mut facts = vec![
+        ("cpu".to_owned(), format!("{} × {}", num_cpus(&cpu), model.unwrap_or("unknown").trim())),
+        ("kernel".to_owned(), kernel.trim().to_owned()),
+        ("load average before".to_owned(), load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
+        ("python".to_owned(), python.trim().to_owned()),
+        ("commit".to_owned(), commit.unwrap_or_default().trim().to_owned()),
+    ];
+    let shown =
+        ["granian", "uvicorn", "uvloop", "httptools", "hypercorn", "gunicorn", "starlette", "uvicorn-worker"];
+    for line in packages.unwrap_or_default().lines() {
+        if let Some((name, version)) = line.split_once("==")
+            && shown.contains(&name.to_lowercase().as_str())
+        {
+            facts.push((name.to_lowercase(), version.to_owned()));
+        }
+    }
+    facts
+}
+
+fn num_cpus(cpuinfo: &str) -> usize {
+    cpuinfo.lines().filter(|line| line.starts_with("processor")).count()
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{command:?} failed:\n{}{}", text(&output.stdout), text(&output.stderr)))
+    }
+}

@@ -1,0 +1,319 @@
+//! The rounds: every server of a run is up at the same time, and they take turns (A/B/A/B), so that a noisy minute hits
+//! all of them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::affinity::{self, Cores};
+use crate::environment::Environment;
+use crate::load::{Edge, INTERRUPTED, Load, Outcome};
+use crate::processes::{self, Memory, Usage, Used};
+use crate::results::{Failure, Idle, Results, Tried, Turn};
+use crate::servers::{Granian, Program, Running, Server};
+use crate::workload::Workload;
+
+/// Until when a server must be idle again after it was loaded.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// What is measured how often.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub environment: &'a Environment,
+    pub servers: &'a [Server],
+    pub concurrency: &'a [usize],
+    pub rounds: usize,
+    pub window: Duration,
+    pub idle: Duration,
+}
+
+/// A server in the ring, and for which concurrencies it is there.
+struct Contender {
+    running: Running,
+    settings: Option<String>,
+    concurrency: Vec<usize>,
+    memory_fresh: Memory,
+}
+
+/// Measures one workload.
+///
+/// # Errors
+/// An interrupt, or a pounce or bare hyper that gives a wrong answer. Another server that fails is noted in the results.
+pub fn workload(
+    plan: &Plan,
+    workload: &Workload,
+    workers: usize,
+    results: &mut Results,
+) -> Result<(), String> {
+    affinity::pin(&Cores::for_workers(workers).load);
+    let mut contenders = start(plan, workload, workers, results)?;
+    for &concurrency in plan.concurrency {
+        for round in 0..plan.rounds {
+            let mut order: Vec<usize> =
+                (0..contenders.len()).filter(|i| contenders[*i].concurrency.contains(&concurrency)).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            let mut failed = Vec::new();
+            for index in order {
+                let contender = &contenders[index];
+                match turn(plan, contender, workload, workers, concurrency, round) {
+                    Ok(turn) => results.turns.push(turn),
+                    Err(message) => {
+                        note(results, &contender.running.server, workload, workers, message)?;
+                        failed.push(index);
+                    }
+                }
+                settle(&contenders);
+            }
+            failed.sort_unstable();
+            for index in failed.into_iter().rev() {
+                drop(contenders.remove(index));
+            }
+        }
+        progress(plan, results, workload, workers, concurrency);
+    }
+    watch_idle(plan, &contenders, workload, workers, results);
+    Ok(())
+}
+
+/// A competitor's failure is a result; one of ours ends the run.
+fn note(
+    results: &mut Results,
+    server: &Server,
+    workload: &Workload,
+    workers: usize,
+    message: String,
+) -> Result<(), String> {
+    let message = format!("{} at {}: {message}", server.name, workload.name);
+    if !server.is_competitor() || INTERRUPTED.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(message);
+    }
+    eprintln!("{message}");
+    results.failures.push(Failure {
+        workload: workload.name.to_owned(),
+        workers,
+        server: server.name.to_owned(),
+        message,
+    });
+    Ok(())
+}
+
+fn start(
+    plan: &Plan,
+    workload: &Workload,
+    workers: usize,
+    results: &mut Results,
+) -> Result<Vec<Contender>, String> {
+    let mut contenders = Vec::new();
+    for server in plan.servers {
+        if server.path(workload).is_none() {
+            continue;
+        }
+        let chosen = match server.program {
+            Program::Granian(_) => best_granian(plan, server, workload, workers, results)?,
+            _ => vec![(server.clone(), None, plan.concurrency.to_vec())],
+        };
+        for (server, settings, concurrency) in chosen {
+            match server.start(plan.environment, workload, workers) {
+                Ok(running) => {
+                    let memory_fresh = Memory::of(running.pid());
+                    contenders.push(Contender { running, settings, concurrency, memory_fresh });
+                }
+                Err(message) => note(results, &server, workload, workers, message)?,
+            }
+        }
+    }
+    Ok(contenders)
+}
+
+type Chosen = Vec<(Server, Option<String>, Vec<usize>)>;
+
+/// Tries every candidate shortly, and returns the one that used the least CPU at each concurrency.
+fn best_granian(
+    plan: &Plan,
+    server: &Server,
+    workload: &Workload,
+    workers: usize,
+    results: &mut Results,
+) -> Result<Chosen, String> {
+    let window = plan.window.min(Duration::from_millis(500));
+    let candidates = Granian::candidates();
+    let mut cpu: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
+    for (index, settings) in candidates.iter().enumerate() {
+        let server = Server { program: Program::Granian(*settings), ..server.clone() };
+        let running = match server.start(plan.environment, workload, workers) {
+            Ok(running) => running,
+            Err(message) => {
+                note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
+                continue;
+            }
+        };
+        let contender = Contender {
+            running,
+            settings: None,
+            concurrency: plan.concurrency.to_vec(),
+            memory_fresh: Memory::default(),
+        };
+        for &concurrency in plan.concurrency {
+            let figures = [0, 1, 2].map(|_| {
+                let outcome = load(&contender.running, workload, concurrency, window / 3);
+                settle(std::slice::from_ref(&contender));
+                outcome
+            });
+            let figures: Result<Vec<f64>, String> = figures
+                .into_iter()
+                .map(|figure| figure.map(|(outcome, used)| used.cpu_us / outcome.units.max(1.0)))
+                .collect();
+            match figures {
+                Ok(figures) => {
+                    let figure = crate::results::median(figures).unwrap_or(f64::INFINITY);
+                    cpu.entry(concurrency).or_default().push((figure, index));
+                }
+                Err(message) => {
+                    note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
+                }
+            }
+        }
+    }
+    let mut chosen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (&concurrency, figures) in &cpu {
+        let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, index)| *index);
+        for (figure, index) in figures {
+            results.tried.push(Tried {
+                workload: workload.name.to_owned(),
+                workers,
+                concurrency,
+                settings: candidates[*index].title(),
+                cpu_us_per_unit: *figure,
+                chosen: Some(*index) == best,
+            });
+        }
+        if let Some(best) = best {
+            chosen.entry(best).or_default().push(concurrency);
+        }
+    }
+    Ok(chosen
+        .into_iter()
+        .map(|(index, concurrency)| {
+            let settings = candidates[index];
+            let server = Server { program: Program::Granian(settings), ..server.clone() };
+            (server, Some(settings.title()), concurrency)
+        })
+        .collect())
+}
+
+fn load(
+    running: &Running,
+    workload: &Workload,
+    connections: usize,
+    window: Duration,
+) -> Result<(Outcome, Used), String> {
+    let path = running.server.path(workload).unwrap_or("/");
+    let load = Load {
+        port: running.port,
+        request: workload.request(path),
+        response_bytes: workload.response_bytes,
+        units_per_response: workload.units_per_response,
+        reconnect: workload.reconnect,
+        connections,
+    };
+    let family = processes::tree(running.pid());
+    let mut before = Usage::default();
+    let mut after = Usage::default();
+    let warm_up = (window / 5).max(Duration::from_millis(50));
+    let outcome = load
+        .run(warm_up, window, |edge| match edge {
+            Edge::Begin => before = Usage::of(&family),
+            Edge::End => after = Usage::of(&family),
+        })
+        .map_err(|error| error.to_string())?;
+    if processes::tree(running.pid()) != family {
+        return Err("its processes changed while it was loaded".to_owned());
+    }
+    Ok((outcome, after.since(&before)))
+}
+
+fn turn(
+    plan: &Plan,
+    contender: &Contender,
+    workload: &Workload,
+    workers: usize,
+    concurrency: usize,
+    round: usize,
+) -> Result<Turn, String> {
+    let (outcome, used) = load(&contender.running, workload, concurrency, plan.window)?;
+    let us = |ns: u64| ns as f64 / 1e3;
+    Ok(Turn {
+        workload: workload.name.to_owned(),
+        workers,
+        concurrency,
+        server: contender.running.server.name.to_owned(),
+        settings: contender.settings.clone(),
+        round,
+        units: outcome.units,
+        seconds: outcome.elapsed.as_secs_f64(),
+        used,
+        p50_us: us(outcome.latency.value_at_quantile(0.5)),
+        p99_us: us(outcome.latency.value_at_quantile(0.99)),
+        max_us: us(outcome.latency.max()),
+    })
+}
+
+/// Waits until no server has anything left to do of what it was asked.
+fn settle(contenders: &[Contender]) {
+    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
+    let deadline = Instant::now() + SETTLE;
+    let mut before = usage();
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(15));
+        let after = usage();
+        let cpu_us: f64 = after.iter().zip(&before).map(|(after, before)| after.since(before).cpu_us).sum();
+        if cpu_us < 2_000.0 {
+            return;
+        }
+        before = after;
+    }
+}
+
+/// All of them at the same time: what has nothing to do does not disturb.
+fn watch_idle(
+    plan: &Plan,
+    contenders: &[Contender],
+    workload: &Workload,
+    workers: usize,
+    results: &mut Results,
+) {
+    std::thread::sleep(Duration::from_millis(200));
+    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
+    let (began, before) = (Instant::now(), usage());
+    std::thread::sleep(plan.idle);
+    let seconds = began.elapsed().as_secs_f64();
+    for ((contender, after), before) in contenders.iter().zip(usage()).zip(&before) {
+        results.idle.push(Idle {
+            workload: workload.name.to_owned(),
+            workers,
+            server: contender.running.server.name.to_owned(),
+            seconds,
+            used: after.since(before),
+            memory_fresh: contender.memory_fresh,
+            memory_loaded: Memory::of(contender.running.pid()),
+        });
+    }
+}
+
+fn progress(plan: &Plan, results: &Results, workload: &Workload, workers: usize, concurrency: usize) {
+    let cell = crate::results::Cell { workload: workload.name, workers, concurrency };
+    let figures: Vec<String> = plan
+        .servers
+        .iter()
+        .filter_map(|server| {
+            let cpu = results.median(cell, server.name, Turn::cpu_us_per_unit)?;
+            let rate = results.median(cell, server.name, Turn::units_per_second)?;
+            let p99 = results.median(cell, server.name, |turn| turn.p99_us)?;
+            Some(format!("{} {cpu:.1} µs ({rate:.0}/s, p99 {p99:.0} µs)", server.name))
+        })
+        .collect();
+    eprintln!("{} × {concurrency}, {workers} worker(s): {}", workload.name, figures.join(", "));
+}
