@@ -11,12 +11,14 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::driver::{Driver, Event};
 use crate::exchange::Exchange;
+use crate::message::KnownHeaders;
 use crate::request::{Done, Request};
 use crate::scope::Scopes;
 
 /// One per worker.
 pub struct Bridge {
     pub driver: Arc<Driver>,
+    pub known_headers: KnownHeaders,
     python: PyOnceLock<Objects>,
     tasks: Mutex<Tasks>,
 }
@@ -57,7 +59,12 @@ struct Tasks {
 
 impl Bridge {
     pub fn new(driver: Arc<Driver>) -> Self {
-        Self { driver, python: PyOnceLock::new(), tasks: Mutex::default() }
+        Self {
+            driver,
+            known_headers: KnownHeaders::default(),
+            python: PyOnceLock::new(),
+            tasks: Mutex::default(),
+        }
     }
 
     /// Gives the bridge what it needs to start requests.

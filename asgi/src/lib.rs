@@ -5,8 +5,8 @@
 //!
 //! Where things are:
 //! [`driver`] the runtime, and which thread drives it · [`poller`] asyncio's descriptors and timers ·
-//! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`request`] asyncio's side ·
-//! [`scope`], [`message`] what the ASGI specification asks for · [`worker`] the Python class that holds it together.
+//! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`request`], `send_slot` asyncio's side ·
+//! [`scope`], [`message`] what the ASGI specification asks for · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
 
 #![allow(missing_debug_implementations, reason = "all of it is private: the rlib offers one constant")]
 
@@ -19,7 +19,10 @@ mod poller;
 mod request;
 mod runtime;
 mod scope;
+#[cfg(not(feature = "abi3"))]
+mod send_slot;
 mod service;
+mod task_set;
 mod worker;
 
 /// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
@@ -37,6 +40,12 @@ mod _pounce {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        #[cfg(not(feature = "abi3"))]
+        {
+            crate::send_slot::install::<Request>(module.py());
+            crate::send_slot::install::<Done>(module.py());
+            crate::send_slot::install::<Waiter>(module.py());
+        }
         module.add("BUILT_FOR", crate::BUILT_FOR)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

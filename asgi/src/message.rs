@@ -1,5 +1,7 @@
 //! What the application gives to `send()`: checked here, so that nothing wrong reaches the wire.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -23,7 +25,7 @@ pub enum Message {
 ///
 /// # Errors
 /// `TypeError`, `ValueError` or `RuntimeError`, for the application, with what is wrong and what is expected.
-pub fn parse(message: &Bound<'_, PyAny>) -> PyResult<Message> {
+pub fn parse(message: &Bound<'_, PyAny>, known: &KnownHeaders) -> PyResult<Message> {
     let py = message.py();
     let message = message.cast::<PyDict>().map_err(|_| {
         PyTypeError::new_err(format!("send() takes a dict with the key 'type', not {}", type_name(message)))
@@ -36,7 +38,7 @@ pub fn parse(message: &Bound<'_, PyAny>) -> PyResult<Message> {
     })?;
     match kind.to_str()? {
         "http.response.body" => body(py, message),
-        "http.response.start" => head(py, message),
+        "http.response.start" => head(py, message, known),
         other => Err(PyRuntimeError::new_err(format!(
             "unexpected ASGI message {other:?}: for HTTP it is 'http.response.start' or 'http.response.body'"
         ))),
@@ -75,7 +77,7 @@ fn bytes(body: &Bound<'_, PyBytes>) -> Bytes {
     }
 }
 
-fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
+fn head(py: Python<'_>, message: &Bound<'_, PyDict>, known: &KnownHeaders) -> PyResult<Message> {
     let status = message
         .get_item(intern!(py, "status"))?
         .ok_or_else(|| PyValueError::new_err("'http.response.start' has no 'status'"))?;
@@ -99,7 +101,7 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
         if let Ok(pairs) = pairs.cast::<PyList>() {
             headers.reserve(pairs.len());
             for pair in pairs.iter() {
-                add_header(&mut headers, &mut content_length, &pair)?;
+                add_header(&mut headers, &mut content_length, &pair, known)?;
             }
         } else {
             let pairs = pairs.try_iter().map_err(|_| {
@@ -109,7 +111,7 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
                 ))
             })?;
             for pair in pairs {
-                add_header(&mut headers, &mut content_length, &pair?)?;
+                add_header(&mut headers, &mut content_length, &pair?, known)?;
             }
         }
     }
@@ -124,39 +126,77 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
     Ok(Message::Head { status, headers, content_length })
 }
 
+/// A response header, checked.
+#[derive(Clone)]
+struct Header {
+    name: HeaderName,
+    value: HeaderValue,
+    /// The value, when it is a content-length.
+    content_length: Option<u64>,
+}
+
+/// Headers that applications keep as constants are checked once: a tuple of two `bytes` cannot change.
+#[derive(Default)]
+pub struct KnownHeaders(Mutex<Vec<Option<Known>>>);
+
+type Known = (Py<PyTuple>, Header);
+
+impl KnownHeaders {
+    /// Each pair has one place, by its address.
+    const PLACES: usize = 64;
+    /// Longer ones are not worth their memory.
+    const VALUE_BYTES: usize = 256;
+
+    fn place(pair: &Bound<'_, PyAny>) -> usize {
+        // Objects are aligned to 16 bytes.
+        (pair.as_ptr() as usize >> 4) % Self::PLACES
+    }
+
+    fn get(&self, pair: &Bound<'_, PyAny>) -> Option<Header> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).get(Self::place(pair)) {
+            Some(Some((known, header))) if known.is(pair) => Some(header.clone()),
+            _ => None,
+        }
+    }
+
+    fn insert(&self, pair: &Bound<'_, PyAny>, header: &Header) {
+        let Ok(tuple) = pair.cast_exact::<PyTuple>() else { return };
+        let fixed = tuple.iter_borrowed().all(|part| part.is_exact_instance_of::<PyBytes>());
+        if !fixed || header.value.len() > Self::VALUE_BYTES {
+            return;
+        }
+        let replaced = {
+            let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if places.is_empty() {
+                places.resize_with(Self::PLACES, || None);
+            }
+            places
+                .get_mut(Self::place(pair))
+                .and_then(|place| place.replace((tuple.clone().unbind(), header.clone())))
+        };
+        drop(replaced);
+    }
+}
+
 fn add_header(
     headers: &mut HeaderMap,
     content_length: &mut Option<u64>,
     pair: &Bound<'_, PyAny>,
+    known: &KnownHeaders,
 ) -> PyResult<()> {
-    let (name, value) = name_and_value(pair)?;
-    let (name, value) = (part("name", &name)?.clone(), part("value", &value)?.clone());
-    let (name, value) = (name.as_bytes(), value.as_bytes());
-    let known = HeaderName::from_bytes(name).map_err(|_| {
-        PyValueError::new_err(format!(
-            "invalid response header name {}: letters, digits and !#$%&'*+-.^_`|~ are allowed",
-            printed(name)
-        ))
-    })?;
-    let checked = HeaderValue::from_bytes(value).map_err(|_| {
-        PyValueError::new_err(format!(
-            "invalid value {} of the response header {known}: line breaks and control characters are not allowed",
-            printed(value)
-        ))
-    })?;
-    if known == header::TRANSFER_ENCODING {
+    let header = match known.get(pair) {
+        Some(header) => header,
+        None => {
+            let header = checked_header(pair)?;
+            known.insert(pair, &header);
+            header
+        }
+    };
+    if header.name == header::TRANSFER_ENCODING {
         // The server frames the body; the specification has applications' own ignored.
         return Ok(());
     }
-    if known == header::CONTENT_LENGTH {
-        let length = std::str::from_utf8(value)
-            .ok()
-            .map(str::trim)
-            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| {
-                PyValueError::new_err(format!("invalid content-length {}: digits only", printed(value)))
-            })?;
+    if let Some(length) = header.content_length {
         match *content_length {
             Some(other) if other != length => {
                 return Err(PyValueError::new_err(format!(
@@ -167,8 +207,38 @@ fn add_header(
             None => *content_length = Some(length),
         }
     }
-    headers.append(known, checked);
+    headers.append(header.name, header.value);
     Ok(())
+}
+
+fn checked_header(pair: &Bound<'_, PyAny>) -> PyResult<Header> {
+    let (name, value) = name_and_value(pair)?;
+    let (name_bytes, value_bytes) = (part("name", &name)?.as_bytes(), part("value", &value)?.as_bytes());
+    let name = HeaderName::from_bytes(name_bytes).map_err(|_| {
+        PyValueError::new_err(format!(
+            "invalid response header name {}: letters, digits and !#$%&'*+-.^_`|~ are allowed",
+            printed(name_bytes)
+        ))
+    })?;
+    let value = HeaderValue::from_bytes(value_bytes).map_err(|_| {
+        PyValueError::new_err(format!(
+            "invalid value {} of the response header {name}: line breaks and control characters are not allowed",
+            printed(value_bytes)
+        ))
+    })?;
+    let mut content_length = None;
+    if name == header::CONTENT_LENGTH {
+        let length = std::str::from_utf8(value_bytes)
+            .ok()
+            .map(str::trim)
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| {
+                PyValueError::new_err(format!("invalid content-length {}: digits only", printed(value_bytes)))
+            })?;
+        content_length = Some(length);
+    }
+    Ok(Header { name, value, content_length })
 }
 
 fn name_and_value<'py>(pair: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {

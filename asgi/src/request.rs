@@ -14,6 +14,8 @@ use pyo3::{ffi, pyclass};
 use crate::bridge::Bridge;
 use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
 use crate::message::{self, Message};
+#[cfg(not(feature = "abi3"))]
+use crate::send_slot::{Step, Steps};
 
 /// Wraps the application's coroutine, so that its end is seen without a done-callback (which costs a turn of the loop);
 /// the methods `receive` and `respond` are the application's `receive` and `send`.
@@ -144,7 +146,7 @@ impl Request {
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
-        let sent = match message::parse(message)? {
+        let sent = match message::parse(message, &this.bridge.known_headers)? {
             Message::Body { body, more } => this.exchange.send_body(body, more),
             Message::Head { status, headers, content_length } => {
                 this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
@@ -238,6 +240,20 @@ impl Request {
     }
 }
 
+#[cfg(not(feature = "abi3"))]
+impl Steps for Request {
+    fn step_with(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        if value.is_none() {
+            return Ok(self.step(py)?.map_or_else(|| Step::Returned(py.None()), Step::Awaits));
+        }
+        match self.send(py, value) {
+            Ok(awaited) => Ok(Step::Awaits(awaited)),
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) => Ok(Step::Returned(py.None())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Request {
     fn of_coroutine(&self, py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
         match self.coroutine(py) {
@@ -287,6 +303,13 @@ impl Done {
     }
 
     fn close(&self) {}
+}
+
+#[cfg(not(feature = "abi3"))]
+impl Steps for Done {
+    fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        Ok(Step::Returned(py.None()))
+    }
 }
 
 /// The arguments of `throw()` as an error.
@@ -440,5 +463,15 @@ impl Waiter {
         // Dropped after the lock is: it may run Python.
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(waiting);
+    }
+}
+
+#[cfg(not(feature = "abi3"))]
+impl Steps for Waiter {
+    fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
+        Ok(match self.step(py)? {
+            Ok(awaited) => Step::Awaits(awaited),
+            Err(result) => Step::Returned(result),
+        })
     }
 }

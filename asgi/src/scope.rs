@@ -32,16 +32,9 @@ pub struct Scopes {
 /// What the scopes of a connection have in common.
 pub struct Cache {
     template: Py<PyDict>,
-    target: Option<Target>,
+    /// The target of the last request; `template` has what follows from it.
+    target: Option<PathAndQuery>,
     headers: Vec<(HeaderName, HeaderValue, Py<PyTuple>)>,
-}
-
-/// The target of the last request.
-struct Target {
-    sent: PathAndQuery,
-    path: Py<PyString>,
-    raw_path: Py<PyBytes>,
-    query_string: Py<PyBytes>,
 }
 
 impl Scopes {
@@ -73,7 +66,21 @@ impl Scopes {
             Some(cache) => cache,
             empty => empty.insert(self.cache(py, connection)?),
         };
-        let scope = cache.template.bind(py).copy()?;
+        let template = cache.template.bind(py);
+        let asterisk = const { PathAndQuery::from_static("/") };
+        let target = request.uri.path_and_query().unwrap_or(&asterisk);
+        if cache.target.as_ref().is_none_or(|last| last.as_str() != target.as_str()) {
+            cache.target = None;
+            let decoded = percent_decoded(target.path());
+            let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
+            let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
+            let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
+            template.set_item(intern!(py, "path"), path)?;
+            template.set_item(intern!(py, "raw_path"), raw_path)?;
+            template.set_item(intern!(py, "query_string"), query)?;
+            cache.target = Some(target.clone());
+        }
+        let scope = template.copy()?;
         if request.version != Version::HTTP_11 {
             let version = match request.version {
                 Version::HTTP_09 | Version::HTTP_10 => intern!(py, "1.0"),
@@ -83,26 +90,6 @@ impl Scopes {
         }
         if request.method != Method::GET {
             scope.set_item(intern!(py, "method"), method(py, &request.method))?;
-        }
-
-        let asterisk = const { PathAndQuery::from_static("/") };
-        let target = request.uri.path_and_query().unwrap_or(&asterisk);
-        if cache.target.as_ref().is_none_or(|last| last.sent.as_str() != target.as_str()) {
-            let decoded = percent_decoded(target.path());
-            let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
-            let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
-            let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
-            cache.target = Some(Target {
-                sent: target.clone(),
-                path: path.unbind(),
-                raw_path: raw_path.unbind(),
-                query_string: query.unbind(),
-            });
-        }
-        if let Some(Target { path, raw_path, query_string, .. }) = &cache.target {
-            scope.set_item(intern!(py, "path"), path)?;
-            scope.set_item(intern!(py, "raw_path"), raw_path)?;
-            scope.set_item(intern!(py, "query_string"), query_string)?;
         }
 
         let headers = PyList::empty(py);

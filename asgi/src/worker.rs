@@ -22,6 +22,7 @@ use crate::request::Done;
 use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
 use crate::scope::Scopes;
 use crate::service::Asgi;
+use crate::task_set::TaskSet;
 
 /// How long Python may take to notice that the process is to end, before it is ended without it.
 const EXIT_NOTICE: Duration = Duration::from_millis(100);
@@ -166,6 +167,9 @@ impl Worker {
         }
         let task_type = asyncio.getattr("Task")?;
         let task_step_type = if eager { None } else { task_step_type(py, &task_type, &event_loop)? };
+        if task_step_type.is_some() {
+            TaskSet::install(py)?;
+        }
         let objects = Objects {
             application,
             scopes: Scopes::new(&self.settings, state),

@@ -1,5 +1,6 @@
 //! Runs tests/python against the built extension module, in the interpreter that it was built for.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,6 +27,18 @@ fn python() -> String {
     candidates.into_iter().find(fits).unwrap_or_else(|| panic!("there is no Python {version} on $PATH"))
 }
 
+const MODULES: [&str; 9] = [
+    "test_scope",
+    "test_lifespan",
+    "test_loading",
+    "test_sending",
+    "test_receiving",
+    "test_driving",
+    "test_loop",
+    "test_libraries",
+    "test_package",
+];
+
 fn settings() -> String {
     let sources = pounce_settings::Sources::default();
     let settings = pounce_settings::resolve(&sources).expect("the defaults are valid");
@@ -33,18 +46,27 @@ fn settings() -> String {
 }
 
 fn run(module: &str) {
+    run_with(&python(), &extension(), module);
+}
+
+fn run_with(python: &str, extension: &Path, module: &str) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new(python())
+    let output = Command::new(python)
         .args(["-X", "dev", "-m", "unittest", "-v", module])
         .current_dir(here.join("tests/python"))
         .env("PYTHONPATH", here.join("python"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("POUNCE_EXTENSION", extension())
+        .env("POUNCE_EXTENSION", extension)
+        .env("CARGO_TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .env("POUNCE_TEST_SETTINGS", settings())
         .output()
         .expect("Python starts");
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{python}: {text}\n{}", String::from_utf8_lossy(&output.stdout));
+    if text.contains("skipped=") {
+        // Not by `eprintln!`, which the test harness captures; and nobody to tell if stderr is closed.
+        let _ = std::io::stderr().write_all(format!("\n*** SKIPPED in {module}: {text} ***\n").as_bytes());
+    }
 }
 
 #[test]
@@ -83,6 +105,35 @@ fn the_event_loop_is_asyncios_to_the_application() {
 }
 
 #[test]
+fn libraries_that_know_asyncio_find_nothing_unusual() {
+    run("test_libraries");
+}
+
+#[test]
 fn python_finds_and_runs_the_executable() {
     run("test_package");
+}
+
+/// `POUNCE_TEST_PYTHONS`: interpreters, separated by colons. The module is built for each, and everything above runs on it.
+#[test]
+fn other_interpreters_behave_the_same() {
+    let Ok(named) = std::env::var("POUNCE_TEST_PYTHONS") else { return };
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for python in named.split(':').filter(|python| !python.is_empty()) {
+        let code = "import sysconfig; print(sysconfig.get_config_var('SOABI'))";
+        let abi = Command::new(python).args(["-c", code]).output().expect("the interpreter starts").stdout;
+        let abi = String::from_utf8_lossy(&abi).trim().to_owned();
+        let target = here.join("../target/interpreters").join(abi);
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--package", "pounce-asgi", "--target-dir"])
+            .arg(&target)
+            .current_dir(here)
+            .env("PYO3_PYTHON", python)
+            .status()
+            .expect("cargo starts");
+        assert!(built.success(), "the extension module could not be built for {python}");
+        for module in MODULES {
+            run_with(python, &target.join("debug/libpounce_asgi.so"), module);
+        }
+    }
 }

@@ -18,12 +18,17 @@ pub struct Environment {
     pub logs: PathBuf,
 }
 
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench/ is in the checkout").to_owned()
+}
+
 /// Builds and installs what is missing.
 ///
 /// # Errors
 /// The command that failed, with what it printed.
 pub fn prepare(baseline: Option<PathBuf>) -> Result<Environment, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench/ is in the checkout").to_owned();
+    let root = root();
     let own = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
     let profile = own.parent().expect("an executable is in a directory");
     let target = profile.parent().expect("target/release").to_owned();

@@ -51,8 +51,8 @@ struct Arguments {
     /// How long the idle servers are watched
     #[arg(long, default_value_t = 3.0)]
     idle_seconds: f64,
-    /// Where the table, the picture and the raw data go
-    #[arg(long, default_value = "bench/results")]
+    /// Where the table, the picture and the raw data go [default: bench/results in the checkout]
+    #[arg(long, default_value_os_t = environment::root().join("bench/results"), hide_default_value = true)]
     out: PathBuf,
     /// Another pounce executable, beside its extension module, for the servers baseline and baseline-demo
     #[arg(long)]

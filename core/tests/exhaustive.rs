@@ -8,7 +8,7 @@
 
 mod cluster;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
@@ -97,41 +97,50 @@ struct Search {
     edges: Vec<(u32, u32)>,
 }
 
+/// Which of the known states is looked at next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// The newest: few states wait at a time, which keeps the search small.
+    DepthFirst,
+    /// The oldest: what is found is found by a shortest way.
+    BreadthFirst,
+}
+
 impl Search {
     /// Visits every state that is reachable from `first`.
-    fn run(first: Cluster) -> Search {
+    ///
+    /// # Errors
+    /// What went wrong, and how to get there.
+    fn run(first: Cluster, order: Order) -> Result<Search, String> {
         let mut search =
             Search { first: first.clone(), seen: Vec::new(), index: HashMap::default(), edges: Vec::new() };
         search.seen.push(Seen { parent: 0, action: Action::Tick, exited: false });
         search.index.insert(fingerprint(&first), 0);
-        let mut frontier = vec![(0_u32, first)];
-        while !frontier.is_empty() {
-            let mut next = Vec::new();
-            for (at, cluster) in frontier {
-                let actions = cluster.actions();
-                let dead_end = actions.is_empty() && cluster.exit.is_none();
-                assert!(
-                    !dead_end,
-                    "nothing can happen any more, and the server has not left\n{}",
-                    search.story(at, None)
-                );
-                for action in actions {
-                    let mut after = cluster.clone();
-                    if let Err(violation) = after.apply(action) {
-                        panic!("{violation}\n{}", search.story(at, Some(action)));
-                    }
-                    let new = search.seen.len() as u32;
-                    let to = *search.index.entry(fingerprint(&after)).or_insert(new);
-                    search.edges.push((at, to));
-                    if to == new {
-                        search.seen.push(Seen { parent: at, action, exited: after.exit.is_some() });
-                        next.push((to, after));
-                    }
+        let mut waiting = VecDeque::from([(0_u32, first)]);
+        while let Some((at, cluster)) = match order {
+            Order::DepthFirst => waiting.pop_back(),
+            Order::BreadthFirst => waiting.pop_front(),
+        } {
+            let actions = cluster.actions();
+            if actions.is_empty() && cluster.exit.is_none() {
+                let what = "nothing can happen any more, and the server has not left";
+                return Err(format!("{what}\n{}", search.story(at, None)));
+            }
+            for action in actions {
+                let mut after = cluster.clone();
+                if let Err(violation) = after.apply(action) {
+                    return Err(format!("{violation}\n{}", search.story(at, Some(action))));
+                }
+                let new = search.seen.len() as u32;
+                let to = *search.index.entry(fingerprint(&after)).or_insert(new);
+                search.edges.push((at, to));
+                if to == new {
+                    search.seen.push(Seen { parent: at, action, exited: after.exit.is_some() });
+                    waiting.push_back((to, after));
                 }
             }
-            frontier = next;
         }
-        search
+        Ok(search)
     }
 
     fn path(&self, mut at: u32) -> Vec<Action> {
@@ -145,7 +154,7 @@ impl Search {
         path
     }
 
-    /// The shortest way to state `at`, one line for each step.
+    /// The way to state `at`, one line for each step.
     fn story(&self, at: u32, then: Option<Action>) -> String {
         let mut cluster = self.first.clone();
         let mut out = String::new();
@@ -202,7 +211,10 @@ fn policy(change: impl Fn(&mut PolicySettings)) -> Policy {
 
 fn explore(name: &str, first: Cluster) {
     let started = std::time::Instant::now();
-    let search = Search::run(first);
+    let search = match Search::run(first.clone(), Order::DepthFirst) {
+        Ok(search) => search,
+        Err(found) => panic!("{}", Search::run(first, Order::BreadthFirst).err().unwrap_or(found)),
+    };
     search.report(name);
     search.check_that_every_state_can_end();
     println!("{name}: {:?}", Duration::from_millis(started.elapsed().as_millis() as u64));

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use pounce_core::Instant;
 use pounce_core::connection::{CloseMode, Ending, Output, State};
+use pounce_core::invariants::check_connection;
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
@@ -75,38 +76,37 @@ impl<St: Stream, A: App> Future for ConnectionTask<St, A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u32> {
         let this = &mut *self;
-        let now = this.shared.begin_poll(cx.waker());
-        let mut next = this.turn(now, cx);
-        while let Turn::Again = next {
-            next = this.turn(now, cx);
-        }
-        this.shared.end_poll();
-        match next {
-            Turn::Done => {
-                let mut state = this.shared.lock();
-                state.machine.on_closed(now);
-                Poll::Ready(state.machine.cut_requests())
-            }
-            Turn::Wait(at) => {
-                if this.timer_fired(at, cx) {
-                    cx.waker().wake_by_ref();
+        let (now, mut close_all) = this.shared.begin_poll(cx.waker());
+        loop {
+            match this.turn(now, close_all, cx) {
+                Turn::Again => close_all = this.shared.lock().close_all,
+                Turn::Done => {
+                    let mut state = this.shared.lock();
+                    state.polling = false;
+                    state.machine.on_closed(now);
+                    return Poll::Ready(state.machine.cut_requests());
                 }
-                Poll::Pending
+                Turn::Wait(at) => {
+                    if this.timer_fired(now, at, cx) {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
             }
-            Turn::Again => Poll::Pending,
         }
     }
 }
 
 enum Turn {
     Again,
+    /// Nothing to do until then. The state is no longer marked as being polled.
     Wait(Option<Instant>),
     Done,
 }
 
 impl<St: Stream, A: App> ConnectionTask<St, A> {
-    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
-        if self.shared.lock().close_all {
+    fn turn(&mut self, now: Instant, close_all: bool, cx: &mut Context<'_>) -> Turn {
+        if close_all {
             self.end_request(Ending::Forced);
             self.shared.lock().machine.on_close_all(now);
             return self.drop_stream();
@@ -125,11 +125,6 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                     }
                     return self.finished(now);
                 }
-                let mut state = self.shared.lock();
-                if std::mem::take(&mut state.probe_write) {
-                    state.machine.on_write_probe(now, false);
-                }
-                drop(state);
                 self.obey(now)
             }
             Stage::Rejecting { stream, response } => {
@@ -158,6 +153,7 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                 if until <= now || peer_ended(stream, cx) {
                     self.drop_stream()
                 } else {
+                    self.shared.end_poll();
                     Turn::Wait(Some(until))
                 }
             }
@@ -168,10 +164,13 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
     /// Carries out what the machine wants, until it waits.
     fn obey(&mut self, now: Instant) -> Turn {
         let mut again = false;
+        let mut state = self.shared.lock();
+        if matches!(self.stage, Stage::Serving { .. }) && std::mem::take(&mut state.probe_write) {
+            // The wire was not asked to write.
+            state.machine.on_write_probe(now, false);
+        }
         loop {
-            let mut state = self.shared.lock();
-            let output = state.machine.poll_output(now);
-            match output {
+            match state.machine.poll_output(now) {
                 Output::Wake => again = true,
                 Output::EndRequest(ending) => {
                     state.ending = Some(ending);
@@ -201,9 +200,15 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                     return self.drop_stream();
                 }
                 Output::Timeout(at) => {
+                    debug_assert_eq!(check_connection(&state.machine), Ok(()));
                     // What a read between messages took, hyper has not seen and will not ask for again by itself.
                     let unseen = (state.held || state.swallowed) && state.reading() == Reading::Head;
-                    return if again || unseen { Turn::Again } else { Turn::Wait(at) };
+                    if again || unseen || state.close_all {
+                        return Turn::Again;
+                    }
+                    // In the lock in which the machine was asked: what changes later finds the task to be woken.
+                    state.polling = false;
+                    return Turn::Wait(at);
                 }
             }
         }
@@ -217,7 +222,7 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
     fn reject(&mut self, status: u16) -> Turn {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Serving { http } => {
-                let stream = http.into_parts().io.into_inner().stream;
+                let stream = http.into_parts().io.into_inner().into_stream();
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
                 self.stage = Stage::Rejecting { stream, response: answer::raw(status).into() };
             }
@@ -237,7 +242,7 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Serving { http } => {
                 let parts = http.into_parts();
-                let stream = parts.io.into_inner().stream;
+                let stream = parts.io.into_inner().into_stream();
                 drop(parts.service);
                 self.stage = Stage::Rejecting { stream, response: Bytes::new() };
             }
@@ -271,7 +276,7 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                 // The application's future and body go first: they say whether a reset is due.
                 let parts = http.into_parts();
                 drop(parts.service);
-                self.reset_if_due(&parts.io.into_inner().stream);
+                self.reset_if_due(&parts.io.into_inner().into_stream());
             }
             Stage::Rejecting { stream, .. } | Stage::Lingering { stream, .. } => self.reset_if_due(&stream),
             Stage::Closed => {}
@@ -285,11 +290,12 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
         }
     }
 
-    /// Arms the timer for `at`, if it is not armed for an earlier time. Returns whether it has fired already.
-    fn timer_fired(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
+    /// Arms the timer for `at`, if it is not armed for an earlier time. Returns whether it has fired already. One that
+    /// fires after `now` wakes the task again.
+    fn timer_fired(&mut self, now: Instant, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
         let clock = self.shared.serving.clock;
         let Some(at) = at else { return false };
-        let fired = self.armed.is_some_and(|armed| armed <= clock.now());
+        let fired = self.armed.is_some_and(|armed| armed <= now);
         if !fired && self.armed.is_some_and(|armed| armed <= at) {
             return false;
         }

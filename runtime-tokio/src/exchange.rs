@@ -58,6 +58,7 @@ where
         let mut state = self.shared.lock();
         let now = self.shared.now(&state);
         let has_body = !request.body().is_end_stream();
+        let fields = Fields::of(request.headers());
         state.body_left = match request.body().size_hint().exact() {
             _ if !has_body => BodyLeft::None,
             Some(bytes) => BodyLeft::Bytes(bytes),
@@ -65,7 +66,7 @@ where
         };
         state.ending = None;
         state.fault = None;
-        state.machine.on_request(now, has_body, asks_for_close(request.version(), request.headers()));
+        state.machine.on_request(now, has_body, fields.ask_for_close(request.version()));
         if state.both_framings {
             state.fault = Some(StatusCode::BAD_REQUEST);
         }
@@ -75,7 +76,7 @@ where
             answering.log = Some(Box::new(Logged::of(&request, now)));
         }
         let is_health = serving.options.health_check_path.as_deref() == Some(request.uri().path());
-        if let Err(status) = check_head(&request, serving.options.max_body_size) {
+        if let Err(status) = check_head(&request, &fields, serving.options.max_body_size) {
             self.shared.lock().fault = Some(status);
         } else if is_health && matches!(*request.method(), Method::GET | Method::HEAD) {
             answering.instead = Some(answer::health(serving));
@@ -107,27 +108,49 @@ impl Head {
     }
 }
 
-/// RFC 9112 §9.3: whether the client wants the connection to end after this request.
-fn asks_for_close(version: Version, headers: &HeaderMap) -> bool {
-    let has = |token: &str| {
-        headers.get_all(header::CONNECTION).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|b| *b == b',')
-                .any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-        })
-    };
-    if version < Version::HTTP_11 { !has("keep-alive") } else { !headers.is_empty() && has("close") }
+/// What the fields of a message say that matters here. One look at each field costs less than a hash for each name.
+#[derive(Debug, Default)]
+struct Fields<'a> {
+    hosts: u32,
+    /// `Connection` names `close`, or `keep-alive`.
+    close: bool,
+    keep_alive: bool,
+    /// The first one.
+    content_length: Option<&'a HeaderValue>,
+}
+
+impl Fields<'_> {
+    fn of(headers: &HeaderMap) -> Fields<'_> {
+        let mut fields = Fields::default();
+        for (name, value) in headers {
+            if *name == header::HOST {
+                fields.hosts += 1;
+            } else if *name == header::CONTENT_LENGTH {
+                fields.content_length.get_or_insert(value);
+            } else if *name == header::CONNECTION {
+                for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    fields.close |= token.eq_ignore_ascii_case(b"close");
+                    fields.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+        }
+        fields
+    }
+
+    /// RFC 9112 §9.3: whether the client wants the connection to end after this request.
+    fn ask_for_close(&self, version: Version) -> bool {
+        if version < Version::HTTP_11 { !self.keep_alive } else { self.close }
+    }
 }
 
 /// What hyper lets pass and a server must not (RFC 9112 §3.2, §6.1).
-fn check_head(request: &Request<Incoming>, max_body_size: Option<u64>) -> Result<(), StatusCode> {
-    let headers = request.headers();
-    let mut hosts = headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => return Err(StatusCode::BAD_REQUEST),
-        (None, _) if request.version() == Version::HTTP_11 => return Err(StatusCode::BAD_REQUEST),
-        _ => {}
+fn check_head(
+    request: &Request<Incoming>,
+    fields: &Fields<'_>,
+    max_body_size: Option<u64>,
+) -> Result<(), StatusCode> {
+    if fields.hosts > 1 || (fields.hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(StatusCode::BAD_REQUEST);
     }
     if let (Some(limit), Some(length)) = (max_body_size, request.body().size_hint().exact())
         && length > limit
@@ -166,21 +189,24 @@ where
             *this.instead = Some(answer::text(status, answer::line(status)));
             this.shared.lock().machine.on_close_announced();
         }
-        let response = match (this.instead.take(), this.running.as_mut().as_pin_mut()) {
-            (Some(response), _) => response.map(|bytes| Inner::Bytes { bytes: Some(bytes) }),
+        let answer = match (this.instead.take(), this.running.as_mut().as_pin_mut()) {
+            (Some(answer), _) => answer,
             (None, Some(running)) => match ready!(running.poll(cx)) {
-                Ok(response) => response.map(|body| Inner::App { body }),
+                Ok(response) => {
+                    let wrap = |body| Inner::App { body };
+                    return Poll::Ready(Ok(begin(this.shared, *this.head, this.log.take(), response, wrap)));
+                }
                 Err(error) => {
                     let error: BoxError = error.into();
                     tracing::error!("The application failed: {error}");
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
                     answer::text(status, answer::line(status))
-                        .map(|bytes| Inner::Bytes { bytes: Some(bytes) })
                 }
             },
             (None, None) => return Poll::Pending,
         };
-        Poll::Ready(Ok(begin(this.shared, *this.head, this.log.take(), response)))
+        let wrap = |bytes| Inner::Bytes { bytes: Some(bytes) };
+        Poll::Ready(Ok(begin(this.shared, *this.head, this.log.take(), answer, wrap)))
     }
 }
 
@@ -195,41 +221,43 @@ fn overruled(state: &ConnectionState) -> Option<StatusCode> {
 }
 
 /// The head is about to be written: the last moment to announce the connection's end.
-fn begin<B: Body>(
+fn begin<R, B: Body>(
     shared: &Arc<Shared>,
     head: Head,
     log: Option<Box<Logged>>,
-    response: Response<Inner<B>>,
+    mut response: Response<R>,
+    wrap: impl FnOnce(R) -> Inner<B>,
 ) -> Response<AnswerBody<B>> {
-    let (mut parts, inner) = response.into_parts();
+    let fields = Fields::of(response.headers());
+    let framed = fields.content_length.is_some();
+    let left = fields.content_length.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut state = shared.lock();
     let now = shared.now(&state);
-    if asks_for_close(Version::HTTP_11, &parts.headers) {
+    if fields.close {
         state.machine.on_close_announced();
     }
     let pipelined = state.pipelined();
     let verdict = state.machine.on_response_head(now, pipelined);
     if verdict == HeadVerdict::AnnounceClose || state.machine.close_announced() {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     drop(state);
-    let no_body = head.is_head || matches!(parts.status.as_u16(), 204 | 304 | 100..=199);
-    let unframed = head.is_http_10 && !parts.headers.contains_key(header::CONTENT_LENGTH) && !no_body;
+    let status = response.status().as_u16();
+    let no_body = head.is_head || matches!(status, 204 | 304 | 100..=199);
+    let unframed = head.is_http_10 && !framed && !no_body;
     let log = log.map(|mut log| {
-        log.status = parts.status.as_u16();
+        log.status = status;
         log
     });
-    let length =
-        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut body = AnswerBody {
-        inner,
-        failed: None,
-        tap: AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left: length, log },
-    };
-    if body.inner.is_end_stream() {
-        body.tap.end();
-    }
-    Response::from_parts(parts, body)
+    // The response is moved once; it is a few hundred bytes long.
+    response.map(|body| {
+        let tap = AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left, log };
+        let mut body = AnswerBody { inner: wrap(body), failed: None, tap };
+        if body.inner.is_end_stream() {
+            body.tap.end();
+        }
+        body
+    })
 }
 
 pin_project! {
@@ -317,12 +345,12 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         if pounce_core::planted!(CutLooksComplete) && this.tap.shared.lock().ending == Some(Ending::Forced) {
             this.tap.end();
             return Poll::Ready(None);
+        }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
         }
         let (frame, ended) = match this.inner.project() {
             InnerProjection::Bytes { bytes } => (bytes.take().map(|bytes| Ok(Frame::data(bytes))), true),

@@ -18,6 +18,7 @@ pub mod os;
 pub mod server;
 mod shared;
 pub mod supervisor;
+mod timer;
 mod wire;
 pub mod worker;
 pub mod worker_host;

@@ -167,7 +167,7 @@ pub(crate) struct ConnectionState {
     /// The time of the poll that runs; see [`Shared::now`].
     now: Instant,
     /// The connection's task is being polled and will look at the machine afterwards.
-    polling: bool,
+    pub polling: bool,
     waker: Option<Waker>,
     /// Why the running request was ended by the server.
     pub ending: Option<Ending>,
@@ -256,7 +256,8 @@ impl Shared {
         }
     }
 
-    pub fn begin_poll(&self, waker: &Waker) -> Instant {
+    /// Returns the time, and whether the server closes everything.
+    pub fn begin_poll(&self, waker: &Waker) -> (Instant, bool) {
         let now = self.serving.clock.now();
         let mut state = self.lock();
         state.now = now;
@@ -264,9 +265,10 @@ impl Shared {
         if !state.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        now
+        (now, state.close_all)
     }
 
+    /// A change from here on wakes the task.
     pub fn end_poll(&self) {
         self.lock().polling = false;
     }

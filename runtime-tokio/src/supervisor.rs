@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pounce_core::connection::Role;
 use pounce_core::event::Signal;
+use pounce_core::invariants::check_supervisor;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::supervisor::{Input, Notify, Output, Placement};
 use pounce_core::{Event, Policy, Supervisor};
@@ -20,6 +21,7 @@ use crate::connection;
 use crate::exchange::RequestBody;
 use crate::listener::{Accepted, Listener, Socket};
 use crate::shared::{ServeOptions, Serving};
+use crate::timer::Timer;
 use crate::worker::Spawn;
 use crate::worker_host::{HostEvent, WorkerHost};
 
@@ -77,7 +79,7 @@ where
         signals: parts.signals,
         observer: parts.observer,
         spawn: parts.spawn,
-        sleep: None,
+        timer: Timer::default(),
         held: VecDeque::new(),
         pause: None,
         exit: None,
@@ -96,7 +98,7 @@ struct Driver<L: Listener, H, S, O> {
     signals: S,
     observer: O,
     spawn: Spawn,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     /// Connections that nobody can take for the moment, in order. They come before the accept queue.
     held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
@@ -284,30 +286,12 @@ where
                 _ => {}
             }
         }
-        did | self.wait_until(at, cx)
-    }
-
-    /// Arms the timer. Returns whether it has fired already.
-    fn wait_until(&mut self, at: Option<pounce_core::Instant>, cx: &mut Context<'_>) -> bool {
-        let Some(at) = at else {
-            self.sleep = None;
-            return false;
-        };
-        let deadline = self.clock.to_tokio(at);
-        let sleep = match &mut self.sleep {
-            Some(sleep) => {
-                if sleep.deadline() != deadline {
-                    sleep.as_mut().reset(deadline);
-                }
-                sleep
-            }
-            none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
-        };
-        let fired = sleep.as_mut().poll(cx).is_ready();
-        if fired {
+        debug_assert_eq!(check_supervisor(&self.machine), Ok(()));
+        let due = self.timer.has_come(at, self.clock, cx);
+        if due {
             self.handle(Input::Timeout);
         }
-        fired
+        did | due
     }
 }
 

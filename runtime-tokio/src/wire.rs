@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use pounce_core::Instant;
 use pounce_core::connection::ReadVerdict;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -20,37 +21,43 @@ const HELD_MAX: usize = 64 * 1024;
 
 /// The stream as hyper sees it.
 pub(crate) struct Wire<St> {
-    pub stream: St,
     shared: Arc<Shared>,
-    scanner: HeadScanner,
-    /// Bytes read that belong to the next message.
-    held: Vec<u8>,
+    input: Input<St>,
     write_blocked: bool,
     /// Bytes in the socket that the peer had not taken when last looked at.
     unsent: Option<u64>,
 }
 
+/// What reading needs besides the state that is shared.
+struct Input<St> {
+    stream: St,
+    scanner: HeadScanner,
+    /// Bytes read that belong to the next message.
+    held: Vec<u8>,
+}
+
 impl<St: Stream> Wire<St> {
     pub fn new(stream: St, shared: Arc<Shared>) -> Wire<St> {
-        Wire {
-            stream,
-            shared,
-            scanner: HeadScanner::default(),
-            held: Vec::new(),
-            write_blocked: false,
-            unsent: None,
-        }
+        let input = Input { stream, scanner: HeadScanner::default(), held: Vec::new() };
+        Wire { shared, input, write_blocked: false, unsent: None }
     }
 
+    pub fn into_stream(self) -> St {
+        self.input.stream
+    }
+}
+
+impl<St: Stream> Input<St> {
     /// Bytes of a head: from what is held back, else from the socket.
     fn read_head(
         &mut self,
+        shared: &Shared,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
         state: &mut ConnectionState,
     ) -> Poll<io::Result<()>> {
         state.swallowed = false;
-        let now = self.shared.now(state);
+        let now = shared.now(state);
         if pounce_core::planted!(EofDespiteBytes)
             && state.machine.may_end(now)
             && state.machine.on_read_blocked(now) == ReadVerdict::Eof
@@ -67,7 +74,7 @@ impl<St: Stream> Wire<St> {
         } else {
             let before = buf.filled().len();
             match Pin::new(&mut self.stream).poll_read(cx, buf)? {
-                Poll::Pending => return self.read_blocked(state),
+                Poll::Pending => return self.read_blocked(now, state),
                 Poll::Ready(()) if buf.filled().len() == before => {
                     state.peer_ended = true;
                     return Poll::Ready(Ok(()));
@@ -86,8 +93,7 @@ impl<St: Stream> Wire<St> {
     }
 
     /// The socket has nothing more: wait, or end here.
-    fn read_blocked(&mut self, state: &mut ConnectionState) -> Poll<io::Result<()>> {
-        let now = self.shared.now(state);
+    fn read_blocked(&mut self, now: Instant, state: &mut ConnectionState) -> Poll<io::Result<()>> {
         if state.machine.may_end(now)
             && !self.stream.readable_now()
             && state.machine.on_read_blocked(now) == ReadVerdict::Eof
@@ -168,13 +174,12 @@ fn remember_tail(tail: &mut [u8; 5], bytes: &[u8]) {
 
 impl<St: Stream> AsyncRead for Wire<St> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let shared = Arc::clone(&this.shared);
+        let Wire { shared, input, .. } = self.get_mut();
         let mut state = shared.lock();
         match state.reading() {
-            Reading::Head => this.read_head(cx, buf, &mut state),
-            Reading::Body => this.read_body(cx, buf, &mut state),
-            Reading::Nothing => this.watch_peer(cx, &mut state),
+            Reading::Head => input.read_head(shared, cx, buf, &mut state),
+            Reading::Body => input.read_body(cx, buf, &mut state),
+            Reading::Nothing => input.watch_peer(cx, &mut state),
             Reading::Over => Poll::Ready(Ok(())),
         }
     }
@@ -185,7 +190,7 @@ impl<St: Stream> Wire<St> {
         match written {
             Poll::Pending if !self.write_blocked => {
                 self.write_blocked = true;
-                self.unsent = self.stream.unsent_bytes();
+                self.unsent = self.input.stream.unsent_bytes();
                 let mut state = self.shared.lock();
                 let now = self.shared.now(&state);
                 state.machine.on_write_blocked(now);
@@ -193,7 +198,7 @@ impl<St: Stream> Wire<St> {
             Poll::Pending => {
                 let mut state = self.shared.lock();
                 if std::mem::take(&mut state.probe_write) {
-                    let before = std::mem::replace(&mut self.unsent, self.stream.unsent_bytes());
+                    let before = std::mem::replace(&mut self.unsent, self.input.stream.unsent_bytes());
                     let took = matches!((before, self.unsent), (Some(before), Some(after)) if after < before);
                     let now = self.shared.now(&state);
                     state.machine.on_write_probe(now, took);
@@ -210,7 +215,7 @@ impl<St: Stream> Wire<St> {
 
 impl<St: Stream> AsyncWrite for Wire<St> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = Pin::new(&mut self.input.stream).poll_write(cx, buf);
         self.wrote(&written);
         written
     }
@@ -220,17 +225,17 @@ impl<St: Stream> AsyncWrite for Wire<St> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = Pin::new(&mut self.input.stream).poll_write_vectored(cx, bufs);
         self.wrote(&written);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.input.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = Pin::new(&mut self.input.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
             let mut state = self.shared.lock();
             let now = self.shared.now(&state);

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use pounce_core::connection::Role;
+use pounce_core::invariants::check_worker;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::worker::{Input, Output};
 use pounce_core::{Policy, Worker};
-use tokio::time::Sleep;
 
 use crate::app::App;
 use crate::clock::Clock;
 use crate::connection;
 use crate::listener::{Accepted, Socket};
 use crate::shared::{ServeOptions, Serving, Shared};
+use crate::timer::Timer;
 use crate::worker_host::{Order, Orders};
 
 /// Starts a task on the runtime that the worker runs on.
@@ -195,7 +196,7 @@ where
         machine: Worker::new(Policy::default(), clock.now()),
         clock,
         spawn: Arc::clone(&spawn),
-        sleep: None,
+        timer: Timer::default(),
         supervisor_gone: false,
         exit: None,
     };
@@ -209,7 +210,7 @@ struct Driver<O: Orders<Io: Socket>> {
     machine: Worker,
     clock: Clock,
     spawn: Spawn,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     supervisor_gone: bool,
     exit: Option<i32>,
 }
@@ -303,8 +304,8 @@ impl<O: Orders<Io: Socket>> Driver<O> {
         self.machine.handle(self.clock.now(), Input::SupervisorGone { active });
     }
 
-    /// Carries out what the machine wants. Returns whether to look again at once.
-    fn obey(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Carries out what the machine wants, until it waits.
+    fn obey(&mut self, cx: &mut Context<'_>) {
         loop {
             match self.machine.poll_output() {
                 Output::Send(message) => self.orders.send(&message),
@@ -321,22 +322,9 @@ impl<O: Orders<Io: Socket>> Driver<O> {
                 }
                 Output::Exit { code } => self.exit = Some(code),
                 Output::Timeout(at) => {
-                    let Some(at) = at else {
-                        self.sleep = None;
-                        return false;
-                    };
-                    let deadline = self.clock.to_tokio(at);
-                    let sleep = match &mut self.sleep {
-                        Some(sleep) => {
-                            if sleep.deadline() != deadline {
-                                sleep.as_mut().reset(deadline);
-                            }
-                            sleep
-                        }
-                        none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
-                    };
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return false;
+                    debug_assert_eq!(check_worker(&self.machine), Ok(()));
+                    if !self.timer.has_come(at, self.clock, cx) {
+                        return;
                     }
                     self.machine.handle(self.clock.now(), Input::Timeout);
                 }
@@ -352,8 +340,8 @@ impl<O: Orders<Io: Socket>> Future for Driver<O> {
         let this = &mut *self;
         loop {
             let took = this.take_inputs(cx);
-            let again = this.obey(cx);
-            if !took && !again {
+            this.obey(cx);
+            if !took {
                 break;
             }
         }

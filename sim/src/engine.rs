@@ -1,7 +1,8 @@
 //! Runs one scenario to its end and judges it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,18 +35,45 @@ impl Outcome {
     }
 }
 
+thread_local! {
+    /// The panics of the run of this thread, while there is one.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Lets a panic inside a run be a finding of that run instead of text on the terminal.
+fn collect_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let collected = PANICS.with_borrow_mut(|panics| match panics {
+                Some(panics) => {
+                    panics.push(info.to_string());
+                    true
+                }
+                None => false,
+            });
+            if !collected {
+                before(info);
+            }
+        }));
+    });
+    PANICS.set(Some(Vec::new()));
+}
+
 /// Runs `scenario` on the fast network.
 ///
 /// # Panics
 /// If no runtime can be made: the machine is out of something.
 pub fn run(scenario: &Scenario) -> Outcome {
     marks::take();
+    collect_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing that could be missing");
-    runtime.block_on(async {
+    let mut outcome = runtime.block_on(async {
         let trace = Trace::begin();
         let net = Net::new(scenario.seed.0, scenario.network.latency);
         tokio::spawn(net.pump());
@@ -54,7 +82,11 @@ pub fn run(scenario: &Scenario) -> Outcome {
         let mut outcome = conclude(&world, &net);
         outcome.hash ^= net.hash().rotate_left(17);
         outcome
-    })
+    });
+    drop(runtime);
+    let panics = PANICS.take().unwrap_or_default();
+    outcome.verdict.problems.extend(panics.into_iter().map(|panic| format!("a panic: {panic}")));
+    outcome
 }
 
 /// The run itself, on whichever network.

@@ -13,6 +13,7 @@ pub mod marks;
 pub mod net;
 pub mod oracle;
 pub mod outcome;
+pub mod picture;
 pub mod platform;
 pub mod process;
 pub mod pure;

@@ -142,9 +142,7 @@ struct Segment {
 }
 
 enum What {
-    Syn {
-        attempt: usize,
-    },
+    Syn,
     SynAck,
     /// The third part of the handshake.
     Ack,
@@ -335,7 +333,7 @@ impl State {
         self.hash.number(id << 1 | to as u64);
         self.hash.time(now);
         match what {
-            What::Syn { attempt } => self.syn(id, attempt),
+            What::Syn => self.syn(id),
             What::SynTimer { attempt } => self.syn_timer(id, attempt),
             What::SynAck => {
                 let conn = &mut self.conns[id as usize];
@@ -387,22 +385,20 @@ impl State {
         }
     }
 
-    fn syn(&mut self, id: ConnId, attempt: usize) {
+    fn syn(&mut self, id: ConnId) {
         let host = self.conns[id as usize].sides[SERVER].host;
         let Some(queue) = self.listeners.get(&host).cloned() else {
             return self.send(id, CLIENT, What::Reset);
         };
-        let mut q = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let q = queue.lock().unwrap_or_else(PoisonError::into_inner);
         if !q.open {
             drop(q);
             return self.send(id, CLIENT, What::Reset);
         }
         if q.drop_syns || q.ready.len() >= BACKLOG {
-            let _ = attempt;
             crate::marks::hit("a SYN was dropped");
             return;
         }
-        q.handles += 0;
         drop(q);
         self.conns[id as usize].queue = Some(queue);
         self.send(id, CLIENT, What::SynAck);
@@ -418,7 +414,7 @@ impl State {
                 let at = Instant::now() + Duration::from_millis(*wait);
                 // A SYN that is already answered for is not sent again.
                 if conn.queue.is_none() {
-                    self.send(id, SERVER, What::Syn { attempt: attempt + 1 });
+                    self.send(id, SERVER, What::Syn);
                 }
                 let timer = What::SynTimer { attempt: attempt + 1 };
                 self.schedule(at, Segment { conn: id, to: CLIENT, what: timer });
@@ -505,7 +501,7 @@ impl SimNet for Net {
             open: true,
         }));
         state.listeners.insert(host, Arc::clone(&queue));
-        Ok(NetListener { net: self.clone(), host, queue })
+        Ok(NetListener { net: self.clone(), host, queue, kept_elsewhere: false })
     }
 
     fn connect(&self, from: HostId, to: HostId) -> impl Future<Output = io::Result<NetStream>> + Send {
@@ -517,7 +513,7 @@ impl SimNet for Net {
             connecting: Connecting::SynSent,
             queue: None,
         });
-        state.send(id, SERVER, What::Syn { attempt: 0 });
+        state.send(id, SERVER, What::Syn);
         let at = Instant::now() + Duration::from_millis(SYN_RETRIES_MS[0]);
         state.schedule(at, Segment { conn: id, to: CLIENT, what: What::SynTimer { attempt: 0 } });
         drop(state);
@@ -547,10 +543,13 @@ impl SimNet for Net {
     fn keep_listening(&self, listener: &NetListener) -> Option<NetListener> {
         let mut queue = listener.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.handles += 1;
-        // What one service instance set on the socket, the next undoes: see `pounce_runtime_tokio::os::listener`.
-        queue.drop_syns = false;
         drop(queue);
-        Some(NetListener { net: self.clone(), host: listener.host, queue: Arc::clone(&listener.queue) })
+        Some(NetListener {
+            net: self.clone(),
+            host: listener.host,
+            queue: Arc::clone(&listener.queue),
+            kept_elsewhere: true,
+        })
     }
 
     fn conn(&self, stream: &NetStream) -> Option<ConnId> {
@@ -698,6 +697,8 @@ pub struct NetListener {
     net: Net,
     host: HostId,
     queue: Arc<Mutex<Queue>>,
+    /// A service manager holds another descriptor of it.
+    kept_elsewhere: bool,
 }
 
 impl std::fmt::Debug for NetListener {
@@ -735,7 +736,8 @@ impl Listener for NetListener {
     }
 
     fn refuse_new(&mut self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).drop_syns = true;
+        // As production: what is set on the socket would stay for the next server.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).drop_syns = !self.kept_elsewhere;
     }
 
     fn name(&self) -> String {

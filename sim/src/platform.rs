@@ -257,8 +257,9 @@ impl<N: SimNet> Cluster<N> {
             return Ok(listener);
         }
         let listener = self.net.bind(host).await?;
-        *lock(&self.kept) = self.net.keep_listening(&listener);
-        Ok(listener)
+        let handed_over = self.net.keep_listening(&listener);
+        *lock(&self.kept) = Some(listener);
+        handed_over.ok_or_else(|| std::io::ErrorKind::Unsupported.into())
     }
 
     /// The kubelet's readiness probe of one server.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use crate::engine::{self, Outcome};
+use crate::picture;
 use crate::scenario::Scenario;
 
 /// Runs the command.
@@ -24,6 +25,16 @@ pub fn main(args: &[String]) -> ExitCode {
     };
     let outcome = engine::run(&scenario);
     print!("{}", report(&scenario, &outcome));
+    if let Some(at) = args.iter().position(|arg| arg == "--svg") {
+        let Some(out) = args.get(at + 1) else {
+            eprintln!("--svg needs the path of the picture");
+            return ExitCode::from(2);
+        };
+        if let Err(error) = std::fs::write(out, picture::svg(&outcome)) {
+            eprintln!("{out}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     ExitCode::from(u8::from(!outcome.is_good()))
 }
 

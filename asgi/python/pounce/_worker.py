@@ -5,6 +5,7 @@ import signal
 # Before anything else is imported: Ctrl-C goes to the whole process group, and only the supervisor answers it.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+import gc
 import json
 import os
 import sys
@@ -79,6 +80,9 @@ class Worker:
             self._run_until_told(self._lifespan.startup())
             if not self._leaving:
                 self._serving = True
+                # What is there now stays: no later collection need look at it.
+                gc.collect()
+                gc.freeze()
                 self._native.serve()
                 loop.run_forever()
         finally:

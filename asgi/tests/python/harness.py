@@ -110,6 +110,9 @@ class Worker:
         while True:
             try:
                 packet = self.line.recv(1 << 17)
+            except ConnectionResetError:
+                # It left with an order unread (unix(7)); what it said before is still there.
+                continue
             except OSError:
                 packet = b""
             if not packet:
@@ -192,6 +195,11 @@ class Worker:
             time.sleep(0.01)
         return log
 
+    def memory(self) -> int:
+        """Bytes of memory that the process has resident."""
+        with open(f"/proc/{self.process.pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     # --- clients ---
 
     def connect(self) -> socket.socket:
@@ -263,6 +271,24 @@ def _address(address: tuple) -> bytes:
     return b"\x04" + socket.inet_aton(address[0]) + struct.pack("<H", address[1])
 
 
+def send_until_it_stands_still(clients: list[socket.socket], most: int) -> list[int]:
+    """Sends zeros until nobody takes any more for a while, or ``most`` bytes each; how many each took."""
+    data = bytes(1 << 16)
+    sent = [0] * len(clients)
+    patience = 0
+    while patience < 20:
+        patience += 1
+        for number, client in enumerate(clients):
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while sent[number] < most:
+                    sent[number] += client.send(data)
+                    patience = 0
+            client.settimeout(PATIENCE)
+        time.sleep(0.01)
+    return sent
+
+
 def eventually(condition, what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -283,4 +309,4 @@ class TestCase(unittest.TestCase):
         return worker
 
 
-__all__ = ["PATIENCE", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "signal"]
+__all__ = ["PATIENCE", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "send_until_it_stands_still", "signal"]

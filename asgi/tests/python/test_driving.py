@@ -1,6 +1,7 @@
 """The worker while Python is busy, and its end."""
 
 import os
+import select
 import signal
 import time
 
@@ -240,3 +241,89 @@ class Driving(TestCase):
             return switches() - before <= 5
 
         eventually(quiet, "the worker keeps waking up")
+
+
+#: Handlers that keep the loop's thread for ever, without and with the GIL.
+BUSY = """
+    async def sleep(scope, receive, send):
+        print("busy", flush=True)
+        time.sleep(3600)
+
+    async def compute(scope, receive, send):
+        print("busy", flush=True)
+        while True:
+            sum(range(1000))
+
+    async def stuck(scope, receive, send):
+        print("stuck", flush=True)
+        await asyncio.sleep(3600)
+
+    async def large(scope, receive, send):
+        await start(send)
+        await body(send, bytes(8 << 20))
+        print("produced", flush=True)
+"""
+
+
+class Busy(TestCase):
+    """What goes on while Python does not come back to its loop."""
+
+    def during(self, check, **kwargs):
+        """Calls ``check`` with a worker and what makes it busy, for each way to be busy."""
+        for path in ("sleep", "compute"):
+            with self.subTest(path):
+                worker = self.serve(DISPATCH + BUSY, health_check_path="/health", **kwargs)
+                client = worker.connect()
+                self.addCleanup(client.close)
+
+                def be_busy():
+                    client.sendall(f"GET /{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
+                    worker.wait_for_log("busy")
+                    return client
+
+                check(worker, be_busy)
+                worker.process.kill()
+
+    def test_health_is_answered_at_once(self):
+        def check(worker, be_busy):
+            be_busy()
+
+            def at_once():
+                began = time.monotonic()
+                self.assertEqual(worker.request("/health").status, 200)
+                return time.monotonic() - began < 0.05
+
+            # More than once, for machines that have other things to do.
+            eventually(at_once, "no health check was answered within 50 ms")
+
+        self.during(check)
+
+    def test_request_timeouts_fire(self):
+        def check(worker, be_busy):
+            with worker.connect() as waiting:
+                waiting.sendall(b"GET /stuck HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+                worker.wait_for_log("stuck")
+                busy = be_busy()
+                self.assertEqual(Response(read_all(waiting)).status, 504)
+                self.assertEqual(Response(read_all(busy)).status, 504)
+
+        self.during(check, request_timeout=1)
+
+    def test_header_timeouts_fire(self):
+        def check(worker, be_busy):
+            with worker.connect() as slow:
+                slow.sendall(b"GET / HTTP/1.1\r\n")
+                be_busy()
+                self.assertEqual(Response(read_all(slow)).status, 408)
+
+        self.during(check, header_timeout=0.5)
+
+    def test_responses_already_produced_are_written_on(self):
+        def check(worker, be_busy):
+            with worker.connect() as reader:
+                reader.sendall(b"GET /large HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+                worker.wait_for_log("produced")
+                be_busy()
+                self.assertEqual(len(Response(read_all(reader)).body), 8 << 20)
+
+        self.during(check)

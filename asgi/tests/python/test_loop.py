@@ -221,4 +221,4 @@ class Loop(TestCase):
             env={"PYTHONASYNCIODEBUG": "1"},
         )
         worker.request("/slow")
-        worker.wait_for_log("took 0.3")
+        worker.wait_for_log(" took ")

@@ -1,8 +1,9 @@
 """Request bodies, and clients that leave."""
 
+import contextlib
 import socket
 
-from harness import TestCase, Response, eventually, read_all, read_until
+from harness import Response, TestCase, eventually, read_all, read_until, send_until_it_stands_still
 from test_sending import DISPATCH
 
 ECHO = """
@@ -64,36 +65,40 @@ class Receiving(TestCase):
             client.sendall(b"0\r\n\r\n")
             read_until(client, b"0\r\n\r\n")
 
-    def test_an_application_that_does_not_read_holds_the_client_back(self):
+    def test_applications_that_do_not_read_hold_their_clients_back_in_little_memory(self):
         worker = self.served(
             """
+    go = asyncio.Event()
+
+    async def read_on(scope, receive, send):
+        go.set()
+        await hello(scope, receive, send)
+
     async def later(scope, receive, send):
-        await asyncio.sleep(1)
-        data = await read(receive)
+        await go.wait()
+        length, message = 0, {"more_body": True}
+        while message["more_body"]:
+            message = await receive()
+            length += len(message["body"])
         await start(send)
-        await body(send, b"%d" % len(data))
+        await body(send, b"%d" % length)
 """
         )
-        with worker.connect() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            client.sendall(b"POST /later HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 67108864\r\n\r\n")
-            client.setblocking(False)
-            sent = 0
-            data = bytes(1 << 16)
-            # Until it stands still for a while, but it has to be less than everything.
-            for _ in range(20):
-                try:
-                    while sent < 60 << 20:
-                        sent += client.send(data)
-                except BlockingIOError:
-                    pass
-                import time
-
-                time.sleep(0.01)
-            self.assertLess(sent, 32 << 20)
-            client.settimeout(30)
-            client.sendall(bytes((64 << 20) - sent))
-            self.assertEqual(Response(read_all(client)).body, b"67108864")
+        worker.request("/echo", method="POST", body=bytes(1 << 20))
+        before = worker.memory()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(worker.connect()) for _ in range(16)]
+            for client in clients:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                client.sendall(b"POST /later HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 33554432\r\n\r\n")
+            sent = send_until_it_stands_still(clients, 30 << 20)
+            # The rest is in the sockets.
+            self.assertLess(max(sent), 24 << 20)
+            self.assertLess(worker.memory() - before, len(clients) << 20)
+            self.assertEqual(worker.request("/read_on").body, b"hello")
+            for client, count in zip(clients, sent):
+                client.sendall(bytes((32 << 20) - count))
+                self.assertEqual(Response(read_all(client)).body, b"33554432")
 
     def test_a_body_that_breaks_off_is_never_complete(self):
         worker = self.served(
@@ -135,9 +140,11 @@ class Receiving(TestCase):
         # A receive() that was given up must not take the message of the next one.
         worker = self.served(
             """
+    import itertools
+
     async def poll(scope, receive, send):
         await receive()
-        for n in range(100):
+        for n in itertools.count():
             try:
                 message = await asyncio.wait_for(receive(), 0.01)
             except asyncio.TimeoutError:

@@ -1,5 +1,7 @@
 """Responses: what `send()` takes, and what becomes of an application that does not finish."""
 
+import contextlib
+
 from harness import TestCase, eventually, read_all, read_response, read_until
 
 #: An application for each path: the name of a function of the module.
@@ -361,7 +363,7 @@ class Sending(TestCase):
         self.assertEqual(worker.request("/wrong").status, 500)
         self.assertIn("a 204 response has no body, but the application sent 7 bytes", worker.read_log())
 
-    def test_a_client_that_does_not_read_holds_the_application_back(self):
+    def test_clients_that_do_not_read_hold_their_applications_back_in_little_memory(self):
         worker = self.served(
             """
     sent = 0
@@ -369,7 +371,7 @@ class Sending(TestCase):
     async def flood(scope, receive, send):
         global sent
         await start(send)
-        for n in range(1024):
+        for n in range(512):
             await body(send, b"x" * 65536, True)
             sent += 65536
         await body(send)
@@ -379,20 +381,26 @@ class Sending(TestCase):
         await body(send, b"%d" % sent)
 """
         )
-        with worker.connect() as client:
-            client.sendall(b"GET /flood HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        worker.request("/count")
+        before = worker.memory()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(worker.connect()) for _ in range(8)]
+            for client in clients:
+                client.sendall(b"GET /flood HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
             counts = []
 
             def stands_still():
                 counts.append(int(worker.request("/count").body))
                 return len(counts) > 20 and counts[-1] == counts[-20]
 
-            eventually(stands_still, f"the application was never held back: {counts[-1:]}")
-            # What the sockets hold, and a little.
-            self.assertLess(counts[-1], 32 << 20)
-            response = read_all(client)
-            self.assertGreater(len(response), 64 << 20)
-            self.assertTrue(response.endswith(b"\r\n0\r\n\r\n"))
+            eventually(stands_still, f"the applications were never held back: {counts[-1:]}")
+            # The rest is in the sockets.
+            self.assertLess(counts[-1], len(clients) * (16 << 20))
+            self.assertLess(worker.memory() - before, len(clients) << 20)
+            for client in clients:
+                response = read_all(client)
+                self.assertGreater(len(response), 32 << 20)
+                self.assertTrue(response.endswith(b"\r\n0\r\n\r\n"))
 
     def test_send_after_the_client_left_raises_oserror_and_nobody_is_cancelled(self):
         worker = self.served(

@@ -52,10 +52,7 @@ fn serve(port: u16) {
             tokio::spawn(async move {
                 let service = service_fn(move |request| Answer::to(request, large.clone()));
                 // An error is a client that left.
-                let _ = http1::Builder::new()
-                    .pipeline_flush(true)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });

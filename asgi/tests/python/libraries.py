@@ -1,0 +1,42 @@
+"""Libraries that tests need, installed once per interpreter under target/."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+#: What pip prints when there is no network; a bad pin or a broken package prints none of these.
+NO_INDEX = ("NewConnectionError", "NameResolutionError", "ConnectTimeout", "ProxyError", "Max retries exceeded")
+
+
+def directory() -> str | None:
+    """Where they are, for ``PYTHONPATH``; ``None``, with the reason on stderr, when no package index can be reached."""
+    root = Path(os.environ.get("CARGO_TARGET_TMPDIR") or Path(__file__).parents[3] / "target" / "tmp")
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"asgi-libraries-{sysconfig.get_config_var('SOABI')}"
+    wanted = f"{sys.version}\n{REQUIREMENTS.read_text(encoding='utf-8')}"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        target, stamp = root / name, root / name / "stamp"
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+            return str(target)
+        shutil.rmtree(target, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        command += ["--no-warn-script-location", "--target", str(target), "--requirement", str(REQUIREMENTS)]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode == 0:
+            stamp.write_text(wanted, encoding="utf-8")
+            return str(target)
+        output = done.stdout + done.stderr
+        if any(sign in output for sign in NO_INDEX):
+            print(f"no package index can be reached: {output}", file=sys.stderr)
+            return None
+        raise AssertionError(f"{' '.join(command)} failed:\n{output}")
