@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use crate::machine;
+use crate::planted;
 use crate::policy::{CLOSE_LINGER, FRESH_LINGER, Policy};
 use crate::time::Instant;
 
@@ -314,6 +315,7 @@ impl Connection {
     pub fn on_head_bytes(&mut self, now: Instant) {
         match self.state {
             State::ReadingHead => {}
+            _ if self.is_active() && planted!(HeadBytesForgotten) => {}
             State::InFlight | State::Streaming | State::Flushing => self.next_head = true,
             _ => {
                 self.counted = false;
@@ -376,7 +378,9 @@ impl Connection {
         }
         self.body_wait_since = None;
         self.next_head |= pipelined;
-        let leaving = self.phase != Phase::Serving || self.role == Role::Refuse;
+        let silent = (self.phase == Phase::LameDuck && planted!(NoCloseInLameDuck))
+            || (self.phase == Phase::Draining && planted!(NoCloseWhileDraining));
+        let leaving = (self.phase != Phase::Serving && !silent) || self.role == Role::Refuse;
         let last = leaving && (!self.next_head || self.phase == Phase::Aborting || self.role == Role::Refuse);
         // A body that ran into its timeout or the deadline is not read any further: the connection cannot go on.
         if last || self.ended_request {
@@ -398,7 +402,8 @@ impl Connection {
         if self.state != State::Flushing {
             return;
         }
-        let edge = match (self.announced, self.next_head) {
+        let announced = self.announced && !planted!(CloseAnnouncedButKept);
+        let edge = match (announced, self.next_head) {
             (true, _) => Edge::FlushedLast,
             (false, true) => Edge::HeadBytes,
             (false, false) => Edge::Flushed,
@@ -456,7 +461,7 @@ impl Connection {
     #[must_use]
     pub fn close_mode(&self, now: Instant) -> CloseMode {
         let client_is_done = self.client_close && !self.body_open && !self.next_head;
-        if self.cut || self.ended_quietly || client_is_done {
+        if self.cut || self.ended_quietly || client_is_done || planted!(NoCloseLinger) {
             CloseMode::Now
         } else {
             CloseMode::LingerUntil(now + CLOSE_LINGER)

@@ -240,7 +240,8 @@ struct Seconds(Duration);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs_f64();
+        // One division of two exact numbers: `as_secs_f64` adds two rounded ones and writes 1.356 s as 1.3559999999999999s.
+        let seconds = self.0.as_nanos() as f64 / 1e9;
         // One digit where that is exact enough to be true; the whole value where it is not.
         if (seconds * 10.0).fract() == 0.0 { write!(f, "{seconds:.1}s") } else { write!(f, "{seconds}s") }
     }

@@ -17,12 +17,27 @@
 pub mod connection;
 pub mod event;
 pub mod invariants;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod policy;
 pub mod protocol;
 pub mod supervisor;
 pub mod table;
 pub mod time;
 pub mod worker;
+
+/// Whether a bug is planted, for the simulator to find. Without the feature `mutants` it is a constant `false`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! planted {
+    ($mutant:ident) => {{
+        #[cfg(feature = "mutants")]
+        let planted = $crate::mutants::is($crate::mutants::Mutant::$mutant);
+        #[cfg(not(feature = "mutants"))]
+        let planted = false;
+        planted
+    }};
+}
 
 pub use connection::Connection;
 pub use event::Event;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::connection::Phase;
 use crate::machine;
+use crate::planted;
 use crate::policy::{ABORT_GRACE, CLOSE_ALL_GRACE, Policy, STATUS_INTERVAL};
 use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::time::Instant;
@@ -238,6 +239,9 @@ impl Worker {
                     self.ignored = self.ignored.saturating_add(1);
                 } else {
                     self.open -= 1;
+                    if planted!(ClosedTwice) {
+                        self.open = self.open.saturating_sub(1);
+                    }
                     self.closed = self.closed.saturating_add(1);
                 }
                 self.cut = self.cut.saturating_add(cut);
@@ -294,6 +298,15 @@ impl Worker {
         }
         // A deadline never moves back: several signals are one shutdown.
         self.deadline = Some(self.deadline.map_or(deadline, |old| old.min(deadline)));
+        if planted!(DeadlineExtended) {
+            self.deadline = Some(deadline);
+        }
+        if planted!(NoDeadline) {
+            self.deadline = None;
+        }
+        if planted!(DeadlineEarly) {
+            self.deadline = Some(deadline - std::time::Duration::from_millis(1));
+        }
         if self.go(Edge::Drain) {
             self.send(FromWorker::Draining { active });
             self.outputs.push_back(Output::Phase(Phase::Draining));
@@ -330,7 +343,13 @@ impl Worker {
 
     /// What follows from the state alone, whichever input led to it.
     fn settle(&mut self, now: Instant) {
-        if self.state == State::Draining && self.open == 0 && self.last_deal && self.go(Edge::Quiet) {
+        let left = if planted!(HostStoppedEarly) {
+            0
+        } else {
+            self.open.saturating_sub(u64::from(planted!(LastConnectionForgotten)))
+        };
+        let looks = self.closed == 0 || !planted!(ExitCheckForgotten);
+        if self.state == State::Draining && left == 0 && self.last_deal && looks && self.go(Edge::Quiet) {
             self.outputs.push_back(Output::StopHost);
         }
         let due = self.deadline.is_some_and(|at| at <= now);

@@ -52,6 +52,9 @@ pub(crate) fn raw(status: StatusCode) -> Vec<u8> {
 pub(crate) fn health(serving: &Serving) -> Response<Bytes> {
     let phase = serving.phase();
     let (status, word) = match phase {
+        Phase::LameDuck | Phase::Draining if pounce_core::planted!(ReadyWhileDraining) => {
+            (StatusCode::OK, "serving")
+        }
         Phase::Serving if serving.worker.is_some() => (StatusCode::OK, "serving"),
         Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         Phase::LameDuck | Phase::Draining | Phase::Aborting => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -113,6 +113,11 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
         }
         match &mut self.stage {
             Stage::Serving { http } => {
+                if pounce_core::planted!(HyperGraceful)
+                    && self.shared.lock().machine.phase() >= pounce_core::connection::Phase::Draining
+                {
+                    Pin::new(&mut *http).graceful_shutdown();
+                }
                 let finished = Pin::new(http).poll(cx);
                 if let Poll::Ready(result) = finished {
                     if let Err(error) = result {
@@ -183,6 +188,10 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                 Output::Reject(status) => {
                     drop(state);
                     return self.reject(status);
+                }
+                Output::Cut if pounce_core::planted!(CutLooksComplete) => {
+                    state.ending = Some(Ending::Forced);
+                    again = true;
                 }
                 Output::Cut => {
                     drop(state);

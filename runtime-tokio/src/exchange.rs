@@ -345,6 +345,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
+        if pounce_core::planted!(CutLooksComplete) && this.tap.shared.lock().ending == Some(Ending::Forced) {
+            this.tap.end();
+            return Poll::Ready(None);
+        }
         if let Some(error) = this.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }

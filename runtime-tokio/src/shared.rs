@@ -121,6 +121,10 @@ impl Serving {
         let mut registry = self.registry();
         registry.phase = registry.phase.max(phase);
         for shared in registry.connections.values() {
+            if pounce_core::planted!(LostWakeup) {
+                shared.lock().machine.on_phase(now, phase);
+                continue;
+            }
             shared.change(|state| state.machine.on_phase(now, phase));
         }
     }

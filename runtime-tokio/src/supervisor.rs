@@ -181,7 +181,9 @@ where
                 HostEvent::Message { worker, message } => self.handle(Input::Worker { worker, message }),
                 HostEvent::Exited { worker, status, undelivered } => {
                     self.handle(Input::Exited { worker, status, undelivered: undelivered.len() as u64 });
-                    undelivered.into_iter().for_each(|connection| self.place(connection));
+                    if !pounce_core::planted!(UndeliveredDropped) {
+                        undelivered.into_iter().for_each(|connection| self.place(connection));
+                    }
                 }
             }
         }

@@ -65,6 +65,12 @@ impl<St: Stream> Input<St> {
     ) -> Poll<io::Result<()>> {
         state.swallowed = false;
         let now = shared.now(state);
+        if pounce_core::planted!(EofDespiteBytes)
+            && state.machine.may_end(now)
+            && state.machine.on_read_blocked(now) == ReadVerdict::Eof
+        {
+            return Poll::Ready(Ok(()));
+        }
         if !self.held.is_empty() {
             let piece = &self.held[..self.held.len().min(buf.remaining())];
             let end = self.scanner.scan(piece);

@@ -231,6 +231,11 @@ impl<O: Orders<Io: Socket>> Driver<O> {
             return;
         };
         let now = self.clock.now();
+        if pounce_core::planted!(LateDealDropped)
+            && self.machine.state() == pounce_core::worker::State::Draining
+        {
+            return;
+        }
         self.machine.handle(now, Input::Opened);
         let stream = match connection.io.into_stream() {
             Ok(stream) => stream,

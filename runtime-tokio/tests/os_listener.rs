@@ -235,6 +235,21 @@ fn a_handshake_under_way_ends_in_the_queue_though_new_connections_are_refused() 
 }
 
 #[test]
+fn a_socket_of_systemd_takes_connections_after_the_server_that_used_it() {
+    use std::os::fd::IntoRawFd;
+    // What the service manager holds, and what each service gets of it.
+    let kept = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hand_over = || OsListener::inherited(kept.try_clone().unwrap().into_raw_fd()).unwrap();
+    let mut first = hand_over();
+    first.refuse_new();
+    drop(first);
+
+    let attempt = begin_connecting(kept.local_addr().unwrap());
+    outcome(&attempt, PATIENCE).expect("an answer to the SYN").unwrap();
+    run(accept(&mut hand_over()));
+}
+
+#[test]
 fn an_ipv6_listener_refuses_new_connections_too() {
     let mut listener = match OsListener::tcp("::1", 0, 128) {
         Ok(listener) => listener,

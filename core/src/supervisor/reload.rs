@@ -2,6 +2,7 @@
 
 use super::{Edge, Notify, Output, Supervisor, WorkerState};
 use crate::event::Event;
+use crate::planted;
 use crate::time::Instant;
 
 impl Supervisor {
@@ -16,6 +17,11 @@ impl Supervisor {
         self.clear_slots();
         for number in 1..=self.slots.len() as u32 {
             self.spawn(now, number, generation);
+        }
+        if planted!(OldRetiredOnSpawn) {
+            for worker in self.workers_where(|p| p.generation < generation) {
+                self.retire(now, worker);
+            }
         }
     }
 
@@ -52,7 +58,7 @@ impl Supervisor {
         let generation = self.generation;
         self.report(Event::ReloadFailed { generation });
         self.output(Output::Notify(Notify::Ready));
-        for worker in self.workers_where(|p| p.generation == generation) {
+        for worker in self.workers_where(|p| p.generation == generation || planted!(FailedReloadKillsOld)) {
             self.retire(now, worker);
         }
         // Of the old generation somebody may have died or asked to go while the new one was to take over.

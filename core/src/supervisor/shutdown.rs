@@ -4,6 +4,7 @@ use super::workers::Proc;
 use super::{Edge, Notify, Output, State, Supervisor, WorkerId, WorkerState, exit};
 use crate::connection::Phase;
 use crate::event::{Event, Signal};
+use crate::planted;
 use crate::policy::{BOOT_KILL_GRACE, CLOSE_SETTLE, EXIT_GRACE, KILL_GRACE};
 use crate::protocol::ToWorker;
 use crate::time::Instant;
@@ -12,6 +13,7 @@ impl Supervisor {
     pub(super) fn signal(&mut self, now: Instant, signal: Signal) {
         match signal {
             Signal::Term | Signal::Int if !self.shutting_down() => self.begin_shutdown(now, signal),
+            Signal::Term if planted!(DeadlineExtended) => self.extend(now),
             Signal::Term => self.report(Event::ShutdownInProgress { signal }),
             Signal::Int if self.aborting => self.kill_all(now, signal),
             Signal::Int => {
@@ -24,6 +26,9 @@ impl Supervisor {
                 }
             }
             Signal::Quit => self.kill_all(now, signal),
+            Signal::Hup if self.shutting_down() && planted!(HupWhileDraining) => {
+                self.spawn(now, 1, self.generation)
+            }
             Signal::Hup if self.state == State::Running => self.begin_reload(now),
             Signal::Hup => self.report(Event::ReloadIgnored),
         }
@@ -34,12 +39,26 @@ impl Supervisor {
         self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
     }
 
+    /// The planted bug: a shutdown that begins anew.
+    fn extend(&mut self, now: Instant) {
+        let deadline = now + self.policy.budget();
+        self.deadline = Some(deadline);
+        for worker in self.workers_where(|p| p.state == WorkerState::Draining) {
+            if let Some(p) = self.procs.get_mut(&worker) {
+                p.deadline = Some(deadline);
+                p.kill_at = Some(deadline + KILL_GRACE);
+            }
+            self.tell(worker, ToWorker::Drain { remaining: deadline.since(now) });
+        }
+    }
+
     fn begin_shutdown(&mut self, now: Instant, signal: Signal) {
         self.report(Event::ShutdownRequested { signal });
         self.clear_slots();
         self.move_deadline(now + self.policy.budget());
         // While nothing serves yet there is nothing to delay for.
-        let delay = !self.policy.drain_delay.is_zero() && self.state != State::Starting;
+        let delay =
+            !self.policy.drain_delay.is_zero() && self.state != State::Starting && !planted!(NoLameDuck);
         if !delay {
             self.begin_drain(now);
         } else if self.go(Edge::Delay) {
@@ -94,9 +113,18 @@ impl Supervisor {
         }
         self.output(Output::Phase(Phase::Draining));
         self.extend_timeout(now);
+        if planted!(NoDeadline) {
+            self.deadline = None;
+        }
         self.stop_booting(now);
-        for worker in self.workers_where(|p| p.state == WorkerState::Ready) {
+        let old = self.serving_generation;
+        for worker in self.workers_where(|p| {
+            p.state == WorkerState::Ready && (p.generation == old || !planted!(TermForgetsReload))
+        }) {
             self.drain_worker(now, worker, deadline, true);
+        }
+        if planted!(BacklogNotEmptied) {
+            self.backlog_empty();
         }
     }
 
@@ -183,7 +211,7 @@ impl Supervisor {
     }
 
     fn exit(&mut self) {
-        let forced = self.lost || self.killed_now;
+        let forced = (self.lost || self.killed_now) && !planted!(CodeAlwaysZero);
         let code = self.code.unwrap_or(if forced { exit::FORCED } else { exit::CLEAN });
         self.code = Some(code);
         self.output(Output::Exit { code });
@@ -218,6 +246,9 @@ impl Supervisor {
         if self.go(Edge::NoWorkers) {
             if self.announced {
                 self.report(Event::AllStopped);
+            }
+            if planted!(NoRefuseNew) {
+                return self.close_listeners();
             }
             self.output(Output::RefuseNew);
             self.settle_until = Some(now + CLOSE_SETTLE);

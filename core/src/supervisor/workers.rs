@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Edge, Notify, Output, State, Supervisor, WorkerEdge, WorkerId, WorkerState, exit};
 use crate::event::{Event, ExitStatus};
+use crate::planted;
 use crate::policy::{BACKOFF_MAX, BACKOFF_MIN, CRASH_LOOP_DEATHS, KILL_GRACE, RETIRE_DELAY, STABLE_AFTER};
 use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::time::Instant;
@@ -111,6 +112,14 @@ impl Supervisor {
         {
             p.deadline = Some(deadline);
             p.kill_at = Some(deadline + KILL_GRACE);
+            if planted!(KillAtDeadline) {
+                p.deadline = None;
+                p.kill_at = Some(deadline);
+            }
+            if planted!(NoDeadline) {
+                p.deadline = None;
+                p.kill_at = None;
+            }
             p.retiring = !for_server;
             self.tell(worker, ToWorker::Drain { remaining: deadline.since(now) });
         }
@@ -285,6 +294,12 @@ impl Supervisor {
     }
 
     pub(super) fn exited(&mut self, now: Instant, worker: WorkerId, status: ExitStatus, undelivered: u64) {
+        let worker = if planted!(ExitByNumber) {
+            let number = self.procs.get(&worker).map(|p| p.number);
+            self.procs.iter().rfind(|(_, p)| Some(p.number) == number).map_or(worker, |(id, _)| *id)
+        } else {
+            worker
+        };
         let Some(mut p) = self.procs.remove(&worker) else { return self.ignore() };
         let before = p.state;
         p.go(WorkerEdge::Exited);
@@ -366,6 +381,7 @@ impl Supervisor {
         }
         let delay = match deaths {
             0 | 1 => Duration::ZERO,
+            _ if planted!(NoBackoff) => Duration::ZERO,
             n => BACKOFF_MIN.saturating_mul(1 << (n - 2).min(16)).min(BACKOFF_MAX),
         };
         self.report(Event::WorkerRespawning { worker: number, delay });

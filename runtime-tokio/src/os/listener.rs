@@ -263,6 +263,8 @@ impl AsyncWrite for OsStream {
 pub struct OsListener {
     fd: LazyFd,
     address: ListenAddress,
+    /// Whoever handed the socket over keeps it open, for the server after this one.
+    kept_elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -400,6 +402,7 @@ impl OsListener {
         Ok(OsListener {
             fd: LazyFd::new(socket.into()),
             address: ListenAddress::Unix { name, file: Some(file) },
+            kept_elsewhere: false,
         })
     }
 
@@ -427,7 +430,13 @@ impl OsListener {
         // SAFETY: the check has just shown an open listening socket under this number, which nothing in this
         // process owns: it was inherited and whoever passes the number hands it over.
         drop(unsafe { OwnedFd::from_raw_fd(number) });
-        OsListener::from_fd(fd)
+        let mut listener = OsListener::from_fd(fd)?;
+        listener.kept_elsewhere = true;
+        // What another program, or a pounce before this one, left on the socket would hold for us too.
+        if let Some(fd) = listener.fd.borrow() {
+            let _ = SockRef::from(&fd).detach_filter();
+        }
+        Ok(listener)
     }
 
     /// Takes over a socket that is bound and listening already.
@@ -461,7 +470,7 @@ impl OsListener {
                 ListenAddress::Unix { name, file: None }
             }
         };
-        Ok(OsListener { fd: LazyFd::new(fd), address })
+        Ok(OsListener { fd: LazyFd::new(fd), address, kept_elsewhere: false })
     }
 
     /// The TCP address that it is bound to, with the real port. `None` on a Unix socket.
@@ -477,7 +486,7 @@ impl Listener for OsListener {
     type Io = OsSocket;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<OsSocket>>> {
-        let OsListener { fd, address } = self;
+        let OsListener { fd, address, .. } = self;
         let fd = fd.get()?;
         // Errors of a single connection are skipped, but not for ever: a filter that refuses accept4 itself
         // looks the same.
@@ -513,6 +522,9 @@ impl Listener for OsListener {
 
     fn refuse_new(&mut self) {
         match &self.address {
+            // The filter belongs to the socket and not to the descriptor: it would outlive this process and keep
+            // every connection from the next one. What comes now waits in the queue for that.
+            ListenAddress::Tcp(_) | ListenAddress::TcpWildcard(_) if self.kept_elsewhere => {}
             ListenAddress::Tcp(_) | ListenAddress::TcpWildcard(_) => {
                 let Some(fd) = self.fd.borrow() else { return };
                 if let Err(error) = SockRef::from(&fd).attach_filter(&drop_connection_attempts()) {

@@ -1,0 +1,59 @@
+//! `sim run FILE`: one scenario from a file, as a timeline.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use crate::engine::{self, Outcome};
+use crate::picture;
+use crate::scenario::Scenario;
+
+/// Runs the command.
+pub fn main(args: &[String]) -> ExitCode {
+    let Some(path) = args.first() else {
+        eprintln!("usage: sim run FILE [--svg OUT]");
+        return ExitCode::from(2);
+    };
+    let scenario = match std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| Scenario::from_toml(&text))
+    {
+        Ok(scenario) => scenario,
+        Err(error) => {
+            eprintln!("{path}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = engine::run(&scenario);
+    print!("{}", report(&scenario, &outcome));
+    if let Some(at) = args.iter().position(|arg| arg == "--svg") {
+        let Some(out) = args.get(at + 1) else {
+            eprintln!("--svg needs the path of the picture");
+            return ExitCode::from(2);
+        };
+        if let Err(error) = std::fs::write(out, picture::svg(&outcome)) {
+            eprintln!("{out}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::from(u8::from(!outcome.is_good()))
+}
+
+/// The timeline of a run, what was wrong with its settings, and what came of it.
+pub fn report(scenario: &Scenario, outcome: &Outcome) -> String {
+    let mut text = format!("seed {} profile={}\n", scenario.seed, scenario.profile.name());
+    for line in &outcome.lines {
+        let _ = writeln!(text, "{line}");
+    }
+    let verdict = &outcome.verdict;
+    let _ = writeln!(text, "{} of {} requests failed", verdict.failed, verdict.requests);
+    for (cause, count) in &verdict.causes {
+        let _ = writeln!(text, "  {count} {cause}");
+    }
+    for violation in scenario.violations() {
+        let _ = writeln!(text, "  does not hold: {violation}");
+    }
+    for problem in &verdict.problems {
+        let _ = writeln!(text, "PROBLEM: {problem}");
+    }
+    text
+}

@@ -1,0 +1,221 @@
+//! Many runs, added up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::engine::{self, Outcome};
+use crate::oracle::Cause;
+use crate::scenario::{Profile, Scenario};
+
+/// What came of many runs.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub scenarios: u64,
+    /// With settings that are right, where not one request may fail.
+    pub strict: u64,
+    pub strict_requests: u64,
+    pub profiles: BTreeMap<Profile, u64>,
+    pub requests: u64,
+    pub attempts: u64,
+    pub failed: u64,
+    pub simulated_ms: u64,
+    pub causes: BTreeMap<Cause, u64>,
+    /// How often, and the first seed.
+    pub marks: BTreeMap<&'static str, (u64, u64)>,
+    /// Seeds whose runs had a problem.
+    pub bad: Vec<(u64, Vec<String>)>,
+}
+
+impl Tally {
+    /// Adds one run.
+    pub fn add(&mut self, seed: u64, scenario: &Scenario, outcome: &Outcome) {
+        let verdict = &outcome.verdict;
+        self.scenarios += 1;
+        if scenario.violations().is_empty() {
+            self.strict += 1;
+            self.strict_requests += u64::from(verdict.requests);
+        }
+        *self.profiles.entry(scenario.profile).or_default() += 1;
+        self.requests += u64::from(verdict.requests);
+        self.attempts += u64::from(verdict.attempts);
+        self.failed += u64::from(verdict.failed);
+        self.simulated_ms += outcome.simulated_ms;
+        for (cause, count) in &verdict.causes {
+            *self.causes.entry(*cause).or_default() += u64::from(*count);
+        }
+        for (mark, count) in &outcome.marks {
+            let entry = self.marks.entry(mark).or_insert((0, seed));
+            entry.0 += count;
+            entry.1 = entry.1.min(seed);
+        }
+        if !outcome.is_good() {
+            self.bad.push((seed, verdict.problems.clone()));
+            self.bad.sort();
+        }
+    }
+
+    /// Adds another tally.
+    pub fn merge(&mut self, other: Tally) {
+        self.scenarios += other.scenarios;
+        self.strict += other.strict;
+        self.strict_requests += other.strict_requests;
+        self.requests += other.requests;
+        self.attempts += other.attempts;
+        self.failed += other.failed;
+        self.simulated_ms += other.simulated_ms;
+        for (profile, count) in other.profiles {
+            *self.profiles.entry(profile).or_default() += count;
+        }
+        for (cause, count) in other.causes {
+            *self.causes.entry(cause).or_default() += count;
+        }
+        for (mark, (count, seed)) in other.marks {
+            let entry = self.marks.entry(mark).or_insert((0, seed));
+            entry.0 += count;
+            entry.1 = entry.1.min(seed);
+        }
+        self.bad.extend(other.bad);
+    }
+
+    /// The summary: one screen.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let hours = self.simulated_ms as f64 / 3_600_000.0;
+        let profiles: Vec<String> = self.profiles.iter().map(|(p, n)| format!("{} {n}", p.name())).collect();
+        let _ = writeln!(text, "scenarios    {} ({})", self.scenarios, profiles.join(", "));
+        let _ = writeln!(text, "simulated    {hours:.1} hours");
+        let _ = writeln!(
+            text,
+            "requests     {} in {} attempts; {} failed, each with a cause",
+            self.requests, self.attempts, self.failed
+        );
+        let _ = writeln!(
+            text,
+            "  where the settings are right: {} scenarios, {} requests, dropped: {}",
+            self.strict,
+            self.strict_requests,
+            self.bad
+                .iter()
+                .filter(|(_, problems)| problems.iter().any(|p| p.starts_with("every inequality")))
+                .count()
+        );
+        let causes: Vec<String> = self.causes.iter().map(|(cause, n)| format!("{cause} {n}")).collect();
+        for (index, row) in causes.chunks(5).enumerate() {
+            let _ = writeln!(
+                text,
+                "{}{}",
+                if index == 0 { "causes       " } else { "             " },
+                row.join(", ")
+            );
+        }
+        let missing = MUST_HAPPEN.iter().filter(|mark| !self.marks.contains_key(*mark)).count();
+        let _ = writeln!(
+            text,
+            "marks        {} of {} that must happen",
+            MUST_HAPPEN.len() - missing,
+            MUST_HAPPEN.len()
+        );
+        for mark in self.missing_marks() {
+            let _ = writeln!(text, "             never: {mark}");
+        }
+        text
+    }
+
+    /// The whole table of marks.
+    pub fn mark_table(&self) -> String {
+        let mut text = String::new();
+        for (mark, (count, seed)) in &self.marks {
+            let _ = writeln!(text, "{count:>9}  first in {seed:#x}  {mark}");
+        }
+        text
+    }
+
+    /// Marks that never happened and must in a long run.
+    pub fn missing_marks(&self) -> Vec<&'static str> {
+        MUST_HAPPEN.iter().filter(|mark| !self.marks.contains_key(*mark)).copied().collect()
+    }
+}
+
+/// What a long run must have met: every lifecycle event, every cause of failure, every fault.
+pub const MUST_HAPPEN: &[&str] = &[
+    "a SYN was dropped",
+    "a handshake ended at a closed listener",
+    "a request was tried again",
+    "a worker died while starting",
+    "a worker never got ready",
+    "accept failed for want of a descriptor",
+    "all_stopped",
+    "boot-crash",
+    "boot-hang",
+    "client-timeout",
+    "connections came back from a dead worker",
+    "deadline",
+    "drain_delayed",
+    "draining-503",
+    "freeze-supervisor",
+    "freeze-worker",
+    "hup",
+    "idle-close-race",
+    "int",
+    "kill-supervisor",
+    "kill-worker",
+    "kill_requested",
+    "killed",
+    "late-handshake",
+    "no-endpoint",
+    "not-listening",
+    "out-of-descriptors",
+    "quit",
+    "reload_failed",
+    "reload_finished",
+    "reload_ignored",
+    "reload_started",
+    "requests_cut",
+    "server-timeout",
+    "shutdown_cut_short",
+    "shutdown_in_progress",
+    "shutdown_requested",
+    "shutting_down",
+    "stall-link",
+    "term",
+    "term-worker",
+    "the platform killed a server that never got ready",
+    "the platform's grace period ran out",
+    "too-many-connections",
+    "too_many_connections",
+    "worker_died",
+    "worker_died_starting",
+    "worker_draining",
+    "worker_forced",
+    "worker_idle",
+    "worker_ready",
+    "worker_respawning",
+    "worker_retiring",
+    "worker_stopped",
+];
+
+/// Runs `count` seeds from `base` on, on `threads` threads.
+pub fn run_seeds(base: u64, count: u64, threads: usize) -> Tally {
+    let next = AtomicU64::new(0);
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    let seed = base.wrapping_add(index);
+                    let scenario = Scenario::draw(seed);
+                    let outcome = engine::run(&scenario);
+                    tally.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &scenario, &outcome);
+                }
+            });
+        }
+    });
+    tally.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
