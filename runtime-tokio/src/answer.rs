@@ -29,6 +29,7 @@ pub(crate) fn line(status: StatusCode) -> &'static str {
         413 => "The request body is too large\n",
         431 => "The request head is too large\n",
         500 => "Internal server error\n",
+        501 => "This server is no proxy\n",
         503 => "The server is shutting down or busy; try again\n",
         504 => "The application took too long to answer\n",
         _ => "\n",

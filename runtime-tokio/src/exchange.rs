@@ -143,12 +143,21 @@ impl Fields<'_> {
     }
 }
 
-/// What hyper lets pass and a server must not (RFC 9112 §3.2, §6.1).
+/// What hyper lets pass and a server must not (RFC 9110 §9.3.6, RFC 9112 §3.2 and §6.1).
 fn check_head(
     request: &Request<Incoming>,
     fields: &Fields<'_>,
     max_body_size: Option<u64>,
 ) -> Result<(), StatusCode> {
+    if !request.uri().path().starts_with('/') || *request.method() == Method::CONNECT {
+        match *request.method() {
+            // A tunnel is a proxy's business. An application that answers it with 200 as any other request would have its
+            // body dropped by hyper, and the connection taken out of its hands.
+            Method::CONNECT => return Err(StatusCode::NOT_IMPLEMENTED),
+            Method::OPTIONS if request.uri().path() == "*" => {}
+            _ => return Err(StatusCode::BAD_REQUEST),
+        }
+    }
     if fields.hosts > 1 || (fields.hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(StatusCode::BAD_REQUEST);
     }

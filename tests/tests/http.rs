@@ -85,6 +85,8 @@ fn s37_ambiguous_or_malformed_heads_get_400_and_the_connection_is_closed() {
         ("an empty field name", "GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n"),
         ("a method that is no token", "G@T / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("a request line of one word", "GET\r\nHost: a\r\n\r\n"),
+        ("a target without a slash", "GET a HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("an asterisk that is not for OPTIONS", "GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("a space in the target", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("the first bytes of TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03\r\n\r\n"),
     ];
@@ -98,6 +100,7 @@ fn s37_ambiguous_or_malformed_heads_get_400_and_the_connection_is_closed() {
             "chunked that is not last",
             "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
         ),
+        ("a tunnel", "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"),
         ("a version of the future", "GET / HTTP/9.9\r\nHost: a\r\n\r\n"),
     ];
     assert_refused(&server, &[400, 501, 505], &unknown);
