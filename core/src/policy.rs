@@ -34,6 +34,10 @@ pub const FRESH_LINGER: Duration = Duration::from_millis(500);
 /// systemd's control-group kill signal the supervisor a moment later, and then there is nothing to replace.
 pub const RETIRE_DELAY: Duration = Duration::from_millis(100);
 
+/// How long the process of a worker that said that it is done may take to leave, inside the budget: the application's
+/// executor threads and exit functions run in that time.
+pub const LEAVE_GRACE: Duration = Duration::from_millis(2500);
+
 /// A worker that has not finished starting has nothing to lose; it gets this long to leave before it is killed.
 pub const BOOT_KILL_GRACE: Duration = Duration::from_millis(500);
 

@@ -237,6 +237,17 @@ fn a_worker_has_its_own_grace_before_it_is_killed() {
 }
 
 #[test]
+fn a_worker_that_is_done_may_let_its_executor_threads_finish() {
+    let mut server = Server::started(1, |_| {});
+    server.signal(Signal::Term);
+    server.says(1, FromWorker::Stopped { cut: 0, requests: 0, clean: true });
+    server.wait(seconds(2.4));
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+    server.wait(seconds(0.1));
+    assert!(server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
 fn a_worker_that_aborts_by_its_own_clock_is_reported_as_forced() {
     let mut server = Server::started(1, |_| {});
     server.signal(Signal::Term);

@@ -126,7 +126,7 @@ def new(worker: Any) -> Loop:
     return loop
 
 
-def close(loop: asyncio.AbstractEventLoop, *, patience: float = 1.0) -> None:
+def close(loop: asyncio.AbstractEventLoop, *, patience: float = 1.5) -> None:
     """End what still runs, as ``asyncio.run`` does, but not for longer than ``patience`` seconds each."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:

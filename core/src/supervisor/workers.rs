@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{Edge, Notify, Output, State, Supervisor, WorkerEdge, WorkerId, WorkerState, exit};
 use crate::event::{Event, ExitStatus};
 use crate::planted;
-use crate::policy::{BACKOFF_MAX, BACKOFF_MIN, CRASH_LOOP_DEATHS, KILL_GRACE, RETIRE_DELAY, STABLE_AFTER};
+use crate::policy::{
+    BACKOFF_MAX, BACKOFF_MIN, CRASH_LOOP_DEATHS, KILL_GRACE, LEAVE_GRACE, RETIRE_DELAY, STABLE_AFTER,
+};
 use crate::protocol::{FromWorker, ToWorker, VERSION};
 use crate::time::Instant;
 
@@ -260,7 +262,8 @@ impl Supervisor {
                 p.requests = p.requests.max(requests);
                 p.stopped_said = true;
                 p.closed = p.dealt;
-                p.kill_at = Some(now + KILL_GRACE);
+                let leaves = now + LEAVE_GRACE;
+                p.kill_at = Some(p.kill_at.map_or(leaves, |at| at.min(leaves)));
                 if forced_itself {
                     let timeout = self.policy.shutdown_timeout;
                     self.report(Event::WorkerForced { worker: number, timeout });
