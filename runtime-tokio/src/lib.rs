@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod app;
+mod chunks;
 pub mod clock;
 mod connection;
 mod exchange;

@@ -101,7 +101,6 @@ impl Serving {
                 held: false,
                 body_left: BodyLeft::None,
                 both_framings: false,
-                tail: [0; 5],
                 cut_unframed: false,
                 probe_write: false,
                 close_all: false,
@@ -181,8 +180,6 @@ pub(crate) struct ConnectionState {
     pub body_left: BodyLeft,
     /// The head of the running request names both message framings, of which hyper shows one.
     pub both_framings: bool,
-    /// The last bytes of a chunked body as they were handed to hyper.
-    pub tail: [u8; 5],
     /// A response was cut whose end the client could only have told by the connection's.
     pub cut_unframed: bool,
     /// The machine wants to know whether the peer takes bytes that the socket has already.
@@ -195,7 +192,7 @@ pub(crate) struct ConnectionState {
 pub(crate) enum BodyLeft {
     None,
     Bytes(u64),
-    /// Chunked: its end is found by hyper.
+    /// Chunked, and its last chunk or trailer is not wholly read.
     Chunked,
 }
 
@@ -213,19 +210,11 @@ pub(crate) enum Reading {
 impl ConnectionState {
     /// Whether a further request may be there already, so that this response must not be the last.
     pub fn pipelined(&self) -> bool {
-        // What follows a chunked body may already be in hyper's buffer, where nobody sees it. Unless the bytes that hyper
-        // got end with the body's plain end, something may be there.
-        let hidden =
-            self.body_left == BodyLeft::Chunked && self.machine.body_is_read() && self.tail != *b"0\r\n\r\n";
-        self.held || hidden
+        self.held
     }
 
     pub fn reading(&self) -> Reading {
-        let body = match self.body_left {
-            BodyLeft::None => false,
-            BodyLeft::Bytes(_) => true,
-            BodyLeft::Chunked => !self.machine.body_is_read(),
-        };
+        let body = self.body_left != BodyLeft::None;
         match self.machine.state() {
             State::Fresh | State::Idle | State::ReadingHead => Reading::Head,
             State::InFlight | State::Streaming if body => Reading::Body,

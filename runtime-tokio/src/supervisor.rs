@@ -169,9 +169,11 @@ where
     /// Takes what has come. Returns whether anything had.
     fn take_inputs(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while let Poll::Ready(signal) = self.signals.poll_signal(cx) {
+        // One at a time: what follows from it is carried out before the next is heard, or a reload would start workers after
+        // the shutdown that came right behind it.
+        if let Poll::Ready(signal) = self.signals.poll_signal(cx) {
             self.handle(Input::Signal(signal));
-            any = true;
+            return true;
         }
         while let Poll::Ready(event) = self.host.poll_event(cx) {
             any = true;

@@ -11,6 +11,7 @@ use pounce_core::Instant;
 use pounce_core::connection::ReadVerdict;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::chunks::ChunkScanner;
 use crate::head::HeadScanner;
 use crate::listener::Stream;
 use crate::shared::{BodyLeft, ConnectionState, Reading, Shared};
@@ -32,13 +33,19 @@ pub(crate) struct Wire<St> {
 struct Input<St> {
     stream: St,
     scanner: HeadScanner,
+    chunks: ChunkScanner,
     /// Bytes read that belong to the next message.
     held: Vec<u8>,
 }
 
 impl<St: Stream> Wire<St> {
     pub fn new(stream: St, shared: Arc<Shared>) -> Wire<St> {
-        let input = Input { stream, scanner: HeadScanner::default(), held: Vec::new() };
+        let input = Input {
+            stream,
+            scanner: HeadScanner::default(),
+            chunks: ChunkScanner::default(),
+            held: Vec::new(),
+        };
         Wire { shared, input, write_blocked: false, unsent: None }
     }
 
@@ -112,10 +119,8 @@ impl<St: Stream> Input<St> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         if !self.held.is_empty() {
-            let mut take = self.held.len().min(buf.remaining());
-            if let BodyLeft::Bytes(left) = state.body_left {
-                take = take.min(usize::try_from(left).unwrap_or(usize::MAX));
-            }
+            let piece = &self.held[..self.held.len().min(buf.remaining())];
+            let take = take_body(&mut self.chunks, &mut state.body_left, piece);
             buf.put_slice(&self.held[..take]);
             self.held.drain(..take);
         } else {
@@ -125,20 +130,13 @@ impl<St: Stream> Input<St> {
                     state.peer_ended = true;
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(()) => {}
+                Poll::Ready(()) => {
+                    let take = take_body(&mut self.chunks, &mut state.body_left, &buf.filled()[before..]);
+                    self.hold_back(buf, before + take);
+                }
             }
-        }
-        if let BodyLeft::Bytes(left) = state.body_left {
-            let got = (buf.filled().len() - before) as u64;
-            if got > left {
-                self.hold_back(buf, before + usize::try_from(left).unwrap_or(usize::MAX));
-            }
-            state.body_left = if got >= left { BodyLeft::None } else { BodyLeft::Bytes(left - got) };
         }
         state.held = !self.held.is_empty();
-        if state.body_left == BodyLeft::Chunked {
-            remember_tail(&mut state.tail, &buf.filled()[before..]);
-        }
         Poll::Ready(Ok(()))
     }
 
@@ -165,11 +163,24 @@ impl<St: Stream> Input<St> {
     }
 }
 
-fn remember_tail(tail: &mut [u8; 5], bytes: &[u8]) {
-    let kept = bytes.len().min(tail.len());
-    tail.rotate_left(kept);
-    let from = tail.len() - kept;
-    tail[from..].copy_from_slice(&bytes[bytes.len() - kept..]);
+/// How many bytes of `piece` belong to the body of which `left` is left.
+fn take_body(chunks: &mut ChunkScanner, left: &mut BodyLeft, piece: &[u8]) -> usize {
+    let (take, rest) = match *left {
+        BodyLeft::None => (0, BodyLeft::None),
+        BodyLeft::Bytes(bytes) => {
+            let take = piece.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            match bytes - take as u64 {
+                0 => (take, BodyLeft::None),
+                bytes => (take, BodyLeft::Bytes(bytes)),
+            }
+        }
+        BodyLeft::Chunked => match chunks.scan(piece) {
+            Some(take) => (take, BodyLeft::None),
+            None => (piece.len(), BodyLeft::Chunked),
+        },
+    };
+    *left = rest;
+    take
 }
 
 impl<St: Stream> AsyncRead for Wire<St> {

@@ -179,6 +179,39 @@ async fn a_request_pipelined_after_a_chunked_body_is_answered_too() {
 }
 
 #[tokio::test]
+async fn requests_pipelined_after_a_chunked_body_are_answered_whatever_their_bodies() {
+    over_both(Policy::default(), async |client, drain| {
+        let chunked =
+            "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let trailers = chunked.replace("0\r\n\r\n", "00;a=b\r\nX-T: c\r\n\r\n");
+        let length = "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+        let first = chunked.replace("/b", "/slow");
+        let all = [&first, chunked, &trailers, length, length, chunked, chunked].concat();
+        client.write_all(all.as_bytes()).await.unwrap();
+        a_moment().await;
+        drain();
+        let text = rest(client).await;
+        assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 7, "{text:?}");
+        assert_eq!(text.matches("connection: close\r\n").count(), 1, "{text:?}");
+        assert!(text.ends_with("POST /b abc"), "{text:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_chunked_body_with_trailers_no_further_request_is_waited_for() {
+    over_both(Policy::default(), async |client, drain| {
+        let chunked =
+            b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-T: c\r\n\r\n";
+        client.write_all(chunked).await.unwrap();
+        response(client, "POST /b abc").await;
+        drain();
+        assert_eq!(rest(client).await, "", "an orderly end, not a 408 after header_timeout");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_only_closed_its_sending_side_gets_its_answer() {
     over_both(Policy::default(), async |client, drain| {
         client.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

@@ -47,6 +47,8 @@ pub enum Kind {
         words: &'static [&'static str],
         /// Other servers' words and the ones they stand for here.
         synonyms: &'static [(&'static str, &'static str)],
+        /// Why a word that people may expect is not one of them; empty where there is nothing to say.
+        why_no_other: &'static str,
     },
     /// One or more addresses; commas separate them.
     Binds,
@@ -129,16 +131,17 @@ impl Kind {
                 }
                 Ok(Value::Duration(span))
             }
-            Kind::Choice { words, synonyms } => {
+            Kind::Choice { words, synonyms, .. } => {
                 let word = text.trim().to_ascii_lowercase();
                 let meant =
                     synonyms.iter().find(|(synonym, _)| *synonym == word).map_or(&*word, |(_, word)| word);
                 let meant = words.iter().find(|known| **known == meant);
                 meant.map(|known| Value::Text((*known).to_owned())).ok_or_else(|| {
                     let nearest = suggest::nearest(&word, words.iter().copied());
+                    let refusal = refusal();
                     Refusal {
-                        hint: nearest.map(|word| format!("did you mean {word}?")).unwrap_or_default(),
-                        ..refusal()
+                        hint: nearest.map_or(refusal.hint, |word| format!("did you mean {word}?")),
+                        ..refusal
                     }
                 })
             }
@@ -175,11 +178,12 @@ impl Kind {
         }
     }
 
-    /// Values that would do, for the line after the rule; empty where the rule says it all.
+    /// Values that would do, or why one does not, for the line after the rule; empty where the rule says it all.
     pub fn hint(&self, optional: bool) -> String {
         let examples = match self {
             Kind::Duration { .. } => duration::EXAMPLES,
             Kind::Size { .. } => size::EXAMPLES,
+            Kind::Choice { why_no_other, .. } if !why_no_other.is_empty() => return (*why_no_other).into(),
             _ => "",
         };
         match (examples, optional) {

@@ -111,7 +111,7 @@ fn row(setting: &Setting) -> Row {
             (row.least, row.most) = (Some(u64::from(!may_be_zero)), Some(most_seconds));
             row.too_much = Some(at_most(most_seconds));
         }
-        Kind::Choice { words, synonyms } => {
+        Kind::Choice { words, synonyms, .. } => {
             row.kind = "choice";
             row.words = Some(words);
             row.synonyms = synonyms.iter().copied().collect();

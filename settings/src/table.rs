@@ -204,7 +204,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "lifespan",
-        kind: Kind::Choice { words: &["auto", "on", "off"], synonyms: &[] },
+        kind: Kind::Choice { words: &["auto", "on", "off"], synonyms: &[], why_no_other: "" },
         default: Some("auto"),
         value_name: "MODE",
         group: Group::Application,
@@ -230,7 +230,11 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "loop",
-        kind: Kind::Choice { words: &["asyncio"], synonyms: &[("auto", "asyncio")] },
+        kind: Kind::Choice {
+            words: &["asyncio"],
+            synonyms: &[("auto", "asyncio")],
+            why_no_other: "pounce drives asyncio from its own selector in Rust, which uvloop would replace by a slower path",
+        },
         default: Some("asyncio"),
         value_name: "NAME",
         group: Group::Application,
@@ -373,6 +377,7 @@ pub static SETTINGS: &[Setting] = &[
         kind: Kind::Choice {
             words: &["error", "warning", "info", "debug", "trace"],
             synonyms: &[("warn", "warning"), ("critical", "error")],
+            why_no_other: "",
         },
         default: Some("info"),
         value_name: "LEVEL",
@@ -382,7 +387,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "log_format",
-        kind: Kind::Choice { words: &["text", "json"], synonyms: &[] },
+        kind: Kind::Choice { words: &["text", "json"], synonyms: &[], why_no_other: "" },
         default: Some("text"),
         value_name: "FORMAT",
         group: Group::Observation,

@@ -12,6 +12,7 @@ pub mod leaks;
 pub mod marks;
 pub mod net;
 pub mod oracle;
+pub mod outcome;
 pub mod picture;
 pub mod platform;
 pub mod process;
