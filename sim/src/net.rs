@@ -43,7 +43,7 @@ const WINDOW: u64 = 64 * 1024;
 /// When a SYN that got no answer is sent again, in milliseconds after the one before (tcp(7), `tcp_syn_retries`).
 const SYN_RETRIES_MS: [u64; 5] = [1000, 2000, 4000, 8000, 16_000];
 
-/// What a world needs of a network: the fast one here, turmoil's in [`crate::turmoil_net`].
+/// What a world needs of a network: the fast one here, turmoil's in `tests/cross_check.rs`.
 pub trait SimNet: Clone + Send + Sync + 'static {
     type Stream: Stream;
     type Listener: Listener<Io: Socket<Stream = Self::Stream>>;
