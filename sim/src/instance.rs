@@ -42,6 +42,8 @@ pub struct History {
     pub ready: Option<u64>,
     /// The first signal that asked for the end.
     pub stop: Option<u64>,
+    /// The supervisor read it. Its budget begins here: a process without CPU cannot know since when a signal waits.
+    pub heard: Option<u64>,
     /// A signal asked for a hurried end.
     pub hurried: Option<u64>,
     /// The supervisor said that it shuts down.
@@ -68,8 +70,13 @@ pub struct History {
 #[derive(Clone)]
 pub struct WorkerRecord {
     pub number: u32,
+    pub generation: u32,
     pub process: Process,
     pub started: u64,
+    /// It said that it drains.
+    pub draining: Option<u64>,
+    /// It will never get ready.
+    pub hangs: bool,
     pub ended: Option<(u64, WorkerEnd)>,
     /// SIGTERM to it alone.
     terminate: Arc<dyn Fn() + Send + Sync>,
@@ -243,12 +250,27 @@ impl Instance {
         }
     }
 
-    fn end_worker(&self, process: &Process, end: WorkerEnd) {
-        let now = self.world.now_ms();
+    /// Changes what is known of the worker in `process`.
+    fn record(&self, process: &Process, change: impl FnOnce(&mut WorkerRecord)) {
         let mut history = lock(&self.history);
         if let Some(record) = history.workers.iter_mut().find(|w| w.process.id() == process.id()) {
-            record.ended.get_or_insert((now, end));
+            change(record);
         }
+    }
+
+    /// Nobody is left in it but workers that will never get ready.
+    pub fn hangs(&self) -> bool {
+        let history = lock(&self.history);
+        let mut alive = history.workers.iter().filter(|w| w.ended.is_none()).peekable();
+        alive.peek().is_some() && alive.all(|w| w.hangs)
+    }
+
+    fn end_worker(&self, process: &Process, end: WorkerEnd) {
+        let now = self.world.now_ms();
+        self.record(process, |record| {
+            record.ended.get_or_insert((now, end));
+        });
+        let mut history = lock(&self.history);
         let anyone = history.workers.iter().any(|w| w.ended.is_none());
         if !anyone {
             history.no_worker.get_or_insert(now);
@@ -325,6 +347,9 @@ impl Observer for Log {
         crate::marks::hit(event.name());
         let mut history = lock(&self.0.history);
         match event {
+            Event::ShutdownRequested { .. } => {
+                history.heard.get_or_insert(now);
+            }
             Event::ShuttingDown { .. } => {
                 history.drain.get_or_insert(now);
             }
@@ -387,6 +412,8 @@ impl<Io> Drop for SimHost<Io> {
 
 /// A worker's end of the control socket.
 struct SimOrders<Io> {
+    instance: Arc<Instance>,
+    process: Process,
     orders: Channel<Order<Io>>,
     reports: Channel<FromWorker>,
     rng: Rng,
@@ -400,6 +427,12 @@ impl<Io: Send + 'static> Orders for SimOrders<Io> {
     }
 
     fn send(&mut self, message: &FromWorker) {
+        if matches!(message, FromWorker::Draining { .. }) {
+            let now = self.instance.world.now_ms();
+            self.instance.record(&self.process, |record| {
+                record.draining.get_or_insert(now);
+            });
+        }
         let delay = self.rng.below(2);
         self.reports.push(message.clone(), delay);
     }
@@ -412,12 +445,14 @@ impl<Io: Send + 'static> Orders for SimOrders<Io> {
 impl<Io: Socket> WorkerHost for SimHost<Io> {
     type Io = Io;
 
-    fn spawn(&mut self, worker: WorkerId, number: u32, _generation: u32) -> io::Result<()> {
+    fn spawn(&mut self, worker: WorkerId, number: u32, generation: u32) -> io::Result<()> {
         let world = Arc::clone(&self.instance.world);
         let seed = world.scenario.seed.0;
         let process = Process::new(world.process_id(), seed, self.shuffle);
         let (orders, reports) = (Channel::default(), Channel::default());
         let end = SimOrders {
+            instance: Arc::clone(&self.instance),
+            process: process.clone(),
             orders: orders.clone(),
             reports: reports.clone(),
             rng: Rng::fork(seed, 6000 + process.id()),
@@ -435,8 +470,11 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
             };
             lock(&self.instance.history).workers.push(WorkerRecord {
                 number,
+                generation,
                 process: process.clone(),
                 started: world.now_ms(),
+                draining: None,
+                hangs: false,
                 ended: None,
                 terminate: Arc::new(move || terminated.notify_one()),
                 kill: Arc::new(kill),
@@ -491,6 +529,7 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
             }));
             if hangs {
                 crate::marks::hit("a worker never got ready");
+                instance.record(&me, |record| record.hangs = true);
                 return;
             }
             tokio::time::sleep(Duration::from_millis(boot_ms)).await;

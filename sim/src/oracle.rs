@@ -11,7 +11,7 @@ use pounce_core::policy::{CLOSE_LINGER, CLOSE_SETTLE, FRESH_LINGER, KILL_GRACE, 
 
 use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
-use crate::net::{Facts, SimNet};
+use crate::net::{Facts, HostId, SimNet};
 use crate::scenario::{FaultKind, RequestKind};
 use crate::world::{Attempt, Served, World};
 
@@ -140,7 +140,7 @@ pub fn judge<N: SimNet>(world: &Arc<World>, net: &N) -> Verdict {
                 {
                     // The code is about the shutdown; a worker that retired before it had a deadline of its own.
                     let history = instance.history();
-                    if history.stop.is_some_and(|stop| attempt.end_ms >= stop) && history.retired.is_none() {
+                    if history.heard.is_some_and(|at| attempt.end_ms >= at) && history.retired.is_none() {
                         any_cut.entry(instance.supervisor.id()).or_insert(attempt.id);
                     }
                 }
@@ -213,7 +213,7 @@ impl Judge<'_> {
         let by = |at: Option<u64>| at.is_some_and(|at| at <= end);
         let over = by(history.exited.map(|(at, _)| at)) || by(history.killed);
         let budget = scenario.server.drain_delay_ms + scenario.server.shutdown_timeout_ms;
-        let deadline = history.stop.map(|at| at + budget);
+        let deadline = history.heard.map(|at| at + budget);
         // The workers of a dead supervisor drain by themselves, with a deadline of their own.
         let orphaned = history.killed.map(|at| at + scenario.server.shutdown_timeout_ms);
         let retiring = history.retired.map(|at| at + scenario.server.shutdown_timeout_ms);
@@ -385,7 +385,7 @@ impl Judge<'_> {
                         |since: Option<u64>, budget: u64| since.is_some_and(|s| s + budget + grace <= ended);
                     ended == at
                         && (history.hurried.is_some_and(|hurried| hurried <= ended)
-                            || due(history.stop, s.drain_delay_ms + s.shutdown_timeout_ms)
+                            || due(history.heard, s.drain_delay_ms + s.shutdown_timeout_ms)
                             || due(history.retired, s.shutdown_timeout_ms)
                             || due(history.gave_up, s.shutdown_timeout_ms)
                             || due(history.forced, 0))
@@ -424,8 +424,7 @@ impl Judge<'_> {
             return Some(Cause::Impatient);
         }
         // Waiting in the accept queue of a server without a worker, for a SYN that is dropped, behind a frozen process.
-        let waits = self.has_fault(|f| !f.is_harmless())
-            || self.has_fault(|f| matches!(f, FaultKind::BootHang { .. }));
+        let waits = self.has_fault(|f| !f.is_harmless());
         let stopping = history.stop.is_some_and(|at| at <= attempt.end_ms);
         let starting = history.ready.is_none_or(|at| at >= attempt.start_ms);
         (waits || stopping || starting).then_some(Cause::Impatient)
@@ -436,32 +435,35 @@ impl Judge<'_> {
         let history = instance.history();
         let s = &self.world.scenario.server;
         let pod = instance.pod;
-        if let (Some(stop), Some(drain)) = (history.stop, history.drain)
+        let frozen: u64 = history.frozen.iter().map(|(from, to)| to - from).sum();
+        if let (Some(stop), Some(heard)) = (history.stop, history.heard)
+            && heard > stop + frozen + 5
+        {
+            problems.push(format!("pod-{pod}: takes {} ms to hear the signal", heard - stop));
+        }
+        if let (Some(heard), Some(drain)) = (history.heard, history.drain)
             && history.hurried.is_none()
             && history.gave_up.is_none()
-            && history.ready.is_some_and(|ready| ready < stop)
-            && history.frozen.is_empty()
+            && history.ready.is_some_and(|ready| ready < heard)
         {
-            // A delay of zero is over at once; any other lasts to the millisecond, plus the signal's own way.
-            if drain < stop + s.drain_delay_ms {
+            // A delay of zero is over at once; any other lasts to the millisecond.
+            if drain < heard + s.drain_delay_ms {
                 problems.push(format!(
-                    "pod-{pod}: drains {} ms after the signal; drain_delay is {} ms",
-                    drain - stop,
+                    "pod-{pod}: drains {} ms after it read the signal; drain_delay is {} ms",
+                    drain - heard,
                     s.drain_delay_ms
                 ));
             }
         }
-        if let (Some(stop), Some(forced), None) = (history.stop, history.forced, history.hurried)
-            && history.frozen.is_empty()
-            && forced >= stop
+        if let (Some(heard), Some(forced), None) = (history.heard, history.forced, history.hurried)
+            && forced >= heard
             && history.retired.is_none()
             && history.gave_up.is_none()
-            && forced > stop + s.drain_delay_ms + s.shutdown_timeout_ms + 5
+            && forced > heard + s.drain_delay_ms + s.shutdown_timeout_ms + frozen + 5
         {
-            problems.push(format!("pod-{pod}: its deadline came {} ms after the signal", forced - stop));
+            problems.push(format!("pod-{pod}: its deadline came {} ms after the signal", forced - heard));
         }
         if let (Some(stop), Some((exited, code))) = (history.stop, history.exited) {
-            let frozen: u64 = history.frozen.iter().map(|(from, to)| to - from).sum();
             let bound = stop + s.drain_delay_ms + s.shutdown_timeout_ms + 1000 + frozen;
             if exited > bound {
                 problems.push(format!(
@@ -512,33 +514,12 @@ impl Judge<'_> {
     fn supervision(&self, instance: &Arc<Instance>, history: &History, problems: &mut Vec<String>) {
         use pounce_core::Event;
         let pod = instance.pod;
-        let retires = self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. }));
-        let (mut reloading, mut failed, mut new, mut leaving) = (false, false, 0, 0u32);
+        self.old_generation(history, pod, problems);
         let mut restarts: BTreeMap<u32, u64> = BTreeMap::new();
         for (at, event) in &history.log {
             match event {
-                Event::ReloadStarted { generation } => {
-                    reloading = true;
-                    (failed, new, leaving) = (false, *generation, 0);
-                    // New code begins without a past.
-                    restarts.clear();
-                }
-                Event::WorkerReady { generation, .. } if *generation == new => leaving += 1,
-                Event::ReloadFailed { .. } => (reloading, failed) = (false, true),
-                Event::ReloadFinished { .. } | Event::ShutdownRequested { .. } | Event::CrashLoop { .. } => {
-                    (reloading, failed) = (false, false);
-                }
-                Event::WorkerDraining { .. } | Event::WorkerIdle { .. } if reloading && !retires => {
-                    problems
-                        .push(format!("pod-{pod}: a worker retires at {at} ms, before the new ones serve"));
-                }
-                Event::WorkerDraining { .. } | Event::WorkerIdle { .. } if failed && !retires => {
-                    if leaving == 0 {
-                        problems
-                            .push(format!("pod-{pod}: a reload fails, and an old worker retires at {at} ms"));
-                    }
-                    leaving = leaving.saturating_sub(1);
-                }
+                // New code begins without a past.
+                Event::ReloadStarted { .. } => restarts.clear(),
                 Event::WorkerRespawning { worker, delay } if delay.is_zero() => {
                     if let Some(before) = restarts.insert(*worker, *at)
                         && at - before < STABLE_AFTER.as_millis() as u64
@@ -555,6 +536,55 @@ impl Judge<'_> {
                 problems.push(format!("pod-{pod}: worker {} is started during the drain", worker.number));
             }
         }
+    }
+
+    /// Those who serve stay until a new generation serves, and for good if it does not. Told by their processes: a worker
+    /// of the new generation may become ready in the moment in which it is told to go, and then it drains as well.
+    fn old_generation(&self, history: &History, pod: HostId, problems: &mut Vec<String>) {
+        use pounce_core::Event;
+        if self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. })) {
+            return;
+        }
+        let (mut serving, mut new) = (1, 1);
+        // What the log said last, and when.
+        let (mut state, mut since) = ("", 0);
+        let mut check = |state: &str, serving: u32, from: u64, to: u64| {
+            let left = history
+                .workers
+                .iter()
+                .find(|w| w.generation == serving && w.draining.is_some_and(|at| from <= at && at < to));
+            if let (Some(worker), false) = (left, state.is_empty()) {
+                problems.push(format!(
+                    "pod-{pod}: {state}, and worker {} of generation {serving} retires at {} ms",
+                    worker.number,
+                    worker.draining.unwrap_or(0)
+                ));
+            }
+        };
+        for (at, event) in &history.log {
+            let (before, then) = (
+                serving,
+                match event {
+                    Event::ReloadStarted { generation } => {
+                        new = *generation;
+                        "a reload begins"
+                    }
+                    Event::ReloadFailed { .. } => "a reload fails",
+                    Event::ReloadFinished { .. } => {
+                        serving = new;
+                        ""
+                    }
+                    Event::ShutdownRequested { .. }
+                    | Event::CrashLoop { .. }
+                    | Event::KillRequested { .. } => "",
+                    _ => continue,
+                },
+            );
+            check(state, before, since, *at);
+            (state, since) = (then, *at);
+        }
+        // The workers of a dead supervisor drain by themselves.
+        check(state, serving, since, history.killed.unwrap_or(u64::MAX));
     }
 
     /// A worker that never served may be killed soon.

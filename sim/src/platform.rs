@@ -559,10 +559,20 @@ impl<N: SimNet> Cluster<N> {
         }
     }
 
-    /// After the last fault: whether everything that is to serve serves again.
+    /// After the last fault: whether everything that is to serve serves again. Whose last worker hangs while it starts
+    /// waits for it as long as it takes, and no readiness probe restarts a server: nothing can be asked of it.
     pub async fn heal(self: &Arc<Self>) -> bool {
         let pods = self.world.scenario.platform.pods as usize;
         self.until(PATIENCE_MS, || {
+            let hanging = self
+                .pods()
+                .iter()
+                .filter(|pod| {
+                    let state = lock(&pod.state);
+                    !state.terminating && state.instance.as_ref().is_some_and(|i| !i.is_over() && i.hangs())
+                })
+                .count();
+            let wanted = pods.saturating_sub(hanging);
             let serving = self
                 .pods()
                 .iter()
@@ -571,11 +581,11 @@ impl<N: SimNet> Cluster<N> {
                     !state.terminating
                         && state.instance.as_ref().is_some_and(|i| {
                             let history = i.history();
-                            !i.is_over() && history.ready.is_some() && history.stop.is_none()
+                            !i.is_over() && !i.hangs() && history.ready.is_some() && history.stop.is_none()
                         })
                 })
                 .count();
-            serving >= pods && self.fronts.iter().all(|front| front.knows() >= pods)
+            serving >= wanted && self.fronts.iter().all(|front| front.knows() >= wanted)
         })
         .await
     }
@@ -587,6 +597,7 @@ impl<N: SimNet> Cluster<N> {
             let Some(instance) = instance else { continue };
             let history = instance.history();
             if instance.is_over()
+                || instance.hangs()
                 || history.stop.is_some()
                 || history.ready.is_none()
                 || history.gave_up.is_some()

@@ -661,7 +661,8 @@ pub const SLOW_READ_BYTES: u64 = 16 * 1024;
 impl FaultKind {
     /// Not a request may fail because of it, where everything else is right.
     pub fn is_harmless(self) -> bool {
-        matches!(self, FaultKind::BootCrash { .. } | FaultKind::BootHang { .. })
+        // A hang is not: while a worker never gets ready, nobody takes its place.
+        matches!(self, FaultKind::BootCrash { .. })
     }
 
     pub fn name(self) -> &'static str {

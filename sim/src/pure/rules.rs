@@ -233,7 +233,7 @@ pub fn rules(plan: &Plan) -> Vec<Rule> {
             holds: have >= need,
         });
     }
-    let harmless = |what: Trouble| matches!(what, Trouble::BootCrash { .. } | Trouble::BootHang { .. });
+    let harmless = |what: Trouble| matches!(what, Trouble::BootCrash { .. });
     if plan.faults.iter().any(|fault| !harmless(fault.what)) {
         found.push(Rule {
             topic: Topic::Faults,
