@@ -41,7 +41,7 @@ pub fn fill(id: u64) -> u8 {
 pub fn answer_bytes(kind: &RequestKind) -> u64 {
     match kind {
         RequestKind::Stream { chunks, chunk_bytes, .. } => u64::from(*chunks) * u64::from(*chunk_bytes),
-        RequestKind::SlowReader { bytes, .. } => u64::from(*bytes),
+        RequestKind::SlowReader { bytes, .. } | RequestKind::EarlyHead { bytes, .. } => u64::from(*bytes),
         RequestKind::Upload { chunks, chunk_bytes, .. } => u64::from(*chunks) * u64::from(*chunk_bytes),
         _ => 10,
     }
@@ -51,7 +51,7 @@ pub fn answer_bytes(kind: &RequestKind) -> u64 {
 pub fn path(id: u64, duration_ms: u64, kind: &RequestKind) -> String {
     let (mode, a, b, gap) = match kind {
         RequestKind::Stream { chunks, chunk_bytes, gap_ms } => ('s', *chunks, *chunk_bytes, *gap_ms),
-        RequestKind::SlowReader { bytes, .. } => ('l', *bytes, 0, 0),
+        RequestKind::SlowReader { bytes, .. } | RequestKind::EarlyHead { bytes, .. } => ('l', *bytes, 0, 0),
         RequestKind::Upload { .. } => ('u', 0, 0, 0),
         _ => ('g', 10, 0, 0),
     };

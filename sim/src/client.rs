@@ -38,9 +38,10 @@ pub async fn run<N: SimNet>(cluster: Arc<Cluster<N>>, index: usize) {
         layer,
         retry,
     };
-    for request in 0..client.plan.requests {
-        client.request(request).await;
-        if request + 1 < client.plan.requests {
+    let mut request = 0;
+    while request < client.plan.requests {
+        request += client.request(request).await;
+        if request < client.plan.requests {
             let think = client.plan.think.draw(&mut client.rng);
             tokio::time::sleep(Duration::from_millis(think)).await;
         }
@@ -65,7 +66,8 @@ struct Running<N: SimNet> {
 }
 
 impl<N: SimNet> Running<N> {
-    async fn request(&mut self, request: u32) {
+    /// Asks for `request`, and for the next as well where they overlap. Returns how many it were.
+    async fn request(&mut self, request: u32) -> u32 {
         let duration_ms = self.world.scenario.app.duration.draw(&mut self.rng);
         let mut fresh = false;
         for turn in 0..=RETRIES {
@@ -73,34 +75,17 @@ impl<N: SimNet> Running<N> {
                 RequestKind::Pipelined { depth } if self.layer == Layer::L4 => depth.max(1),
                 _ => 1,
             };
-            let ids: Vec<u64> = (0..depth)
-                .map(|nth| {
-                    self.world.begin(Attempt {
-                        id: 0,
-                        client: self.index,
-                        request,
-                        start_ms: 0,
-                        end_ms: 0,
-                        pod: None,
-                        conn: None,
-                        reused: false,
-                        offset: 0,
-                        duration_ms,
-                        pipelined: nth > 0,
-                        result: None,
-                        close: false,
-                        retried: false,
-                    })
-                })
-                .collect();
+            let mut ids: Vec<u64> = (0..depth).map(|nth| self.begin(request, duration_ms, nth > 0)).collect();
             let limit = Duration::from_millis(self.plan.timeout_ms);
-            let outcome = tokio::time::timeout(limit, self.attempt(&ids, duration_ms, fresh))
+            let outcome = tokio::time::timeout(limit, self.attempt(&mut ids, request, duration_ms, fresh))
                 .await
                 .unwrap_or_else(|_| {
                     self.kept = None;
                     Err(Failure::Timeout)
                 });
-            let Err(failure) = outcome else { return };
+            let overlap = matches!(self.plan.request, RequestKind::EarlyHead { .. });
+            let asked = if overlap { ids.len() as u32 } else { 1 };
+            let Err(failure) = outcome else { return asked };
             let mut reused = false;
             for id in &ids {
                 self.world.change(*id, |attempt| reused |= attempt.reused);
@@ -126,7 +111,7 @@ impl<N: SimNet> Running<N> {
                 }
             }
             if !again {
-                return;
+                return asked;
             }
             crate::marks::hit("a request was tried again");
             fresh = true;
@@ -134,6 +119,37 @@ impl<N: SimNet> Running<N> {
                 tokio::time::sleep(Duration::from_millis(100 << turn)).await;
             }
         }
+        1
+    }
+
+    /// Opens an attempt and returns its id.
+    fn begin(&self, request: u32, duration_ms: u64, pipelined: bool) -> u64 {
+        self.world.begin(Attempt {
+            id: 0,
+            client: self.index,
+            request,
+            start_ms: 0,
+            end_ms: 0,
+            pod: None,
+            conn: None,
+            reused: false,
+            offset: 0,
+            duration_ms,
+            pipelined,
+            result: None,
+            close: false,
+            retried: false,
+        })
+    }
+
+    /// Notes which connection attempt `id` is made on.
+    fn goes_on(&self, id: u64, conn: &HttpConn<N::Stream>, reused: bool) {
+        self.world.change(id, |attempt| {
+            attempt.pod = Some(conn.pod);
+            attempt.conn = conn.conn;
+            attempt.reused = reused;
+            attempt.offset = conn.sent;
+        });
     }
 
     async fn connection(&mut self, fresh: bool) -> Result<HttpConn<N::Stream>, Failure> {
@@ -166,7 +182,14 @@ impl<N: SimNet> Running<N> {
         }
     }
 
-    async fn attempt(&mut self, ids: &[u64], duration_ms: u64, fresh: bool) -> Result<(), Failure> {
+    /// One try of the requests `ids`, of which `request` is the first. One that it sends beside them is added to them.
+    async fn attempt(
+        &mut self,
+        ids: &mut Vec<u64>,
+        request: u32,
+        duration_ms: u64,
+        fresh: bool,
+    ) -> Result<(), Failure> {
         self.last_refused = None;
         let connected = self.connection(fresh).await;
         let mut conn = match connected {
@@ -177,15 +200,11 @@ impl<N: SimNet> Running<N> {
                 return Err(failure);
             }
         };
-        for id in ids {
-            self.world.change(*id, |attempt| {
-                attempt.pod = Some(conn.pod);
-                attempt.conn = conn.conn;
-                attempt.reused = conn.answers > 0;
-                attempt.offset = conn.sent;
-            });
-        }
+        ids.iter().for_each(|id| self.goes_on(*id, &conn, conn.answers > 0));
         let kind = self.plan.request.clone();
+        if let RequestKind::EarlyHead { pause_ms, gap_ms, .. } = kind {
+            return self.overlap(conn, ids, request, duration_ms, pause_ms, gap_ms).await;
+        }
         let gave_up = self.send(&mut conn, ids, duration_ms, &kind).await?;
         if gave_up {
             return Err(Failure::GaveUp);
@@ -216,11 +235,69 @@ impl<N: SimNet> Running<N> {
             self.world.end(*id, Ok(answer.close));
         }
         if !closing {
-            match self.layer {
-                Layer::L4 if self.plan.keep_alive => self.kept = Some(conn),
-                Layer::L4 => {}
-                Layer::L7 => self.front.put_idle(conn, self.idle_timeout_ms),
+            self.keep(conn);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, conn: HttpConn<N::Stream>) {
+        match self.layer {
+            Layer::L4 if self.plan.keep_alive => self.kept = Some(conn),
+            Layer::L4 => {}
+            Layer::L7 => self.front.put_idle(conn, self.idle_timeout_ms),
+        }
+    }
+
+    /// [`RequestKind::EarlyHead`]: half of the second head goes out as soon as the first answer has begun, unless that answer
+    /// says that it is the last.
+    async fn overlap(
+        &mut self,
+        mut conn: HttpConn<N::Stream>,
+        ids: &mut Vec<u64>,
+        request: u32,
+        duration_ms: u64,
+        pause_ms: u64,
+        gap_ms: u64,
+    ) -> Result<(), Failure> {
+        use pounce_runtime_tokio::listener::Stream;
+        let head = |id: u64, kind: &RequestKind, close: &str| {
+            format!("GET {} HTTP/1.1\r\nhost: sim\r\n{close}\r\n", app::path(id, duration_ms, kind))
+        };
+        let (piece, pause) = (SLOW_READ_BYTES as usize, Duration::from_millis(pause_ms));
+        let kind = self.plan.request.clone();
+        let first = ids[0];
+        conn.write(head(first, &kind, "").as_bytes()).await?;
+        let begun = conn.read_head(piece).await?;
+        let mut rest = None;
+        if !begun.close && request + 1 < self.plan.requests {
+            let id = self.begin(request + 1, duration_ms, false);
+            ids.push(id);
+            self.goes_on(id, &conn, true);
+            let last = self.layer == Layer::L4 && !self.plan.keep_alive;
+            let head = head(id, &RequestKind::Get, if last { "connection: close\r\n" } else { "" });
+            let at = 1 + (id as usize * 7) % (head.len() - 2);
+            conn.write(&head.as_bytes()[..at]).await?;
+            rest = Some((id, head[at..].to_owned()));
+        }
+        let answer = conn.read_body(begun, piece, pause).await?;
+        self.check(first, &kind, answer)?;
+        self.world.end(first, Ok(answer.close));
+        let Some((id, rest)) = rest else {
+            if !answer.close {
+                self.keep(conn);
             }
+            return Ok(());
+        };
+        tokio::time::sleep(Duration::from_millis(gap_ms)).await;
+        // An end that has come meanwhile is read, not written into.
+        if !conn.stream.readable_now() {
+            conn.write(rest.as_bytes()).await?;
+        }
+        let answer = conn.read_answer(piece, Duration::ZERO).await?;
+        self.check(id, &RequestKind::Get, answer)?;
+        self.world.end(id, Ok(answer.close));
+        if !answer.close {
+            self.keep(conn);
         }
         Ok(())
     }

@@ -34,6 +34,17 @@ pub enum Failure {
     Wrong(String),
 }
 
+/// The head of an answer whose body is still to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerHead {
+    pub status: u16,
+    /// It announced the connection's end.
+    pub close: bool,
+    /// Length of the body, unless it is chunked.
+    length: Option<u64>,
+    chunked: bool,
+}
+
 /// A complete answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -104,6 +115,15 @@ impl<St: Stream> HttpConn<St> {
     /// # Errors
     /// The answer is not whole, or not one that a server may give.
     pub async fn read_answer(&mut self, piece: usize, pause: Duration) -> Result<Answer, Failure> {
+        let head = self.read_head(piece).await?;
+        self.read_body(head, piece, pause).await
+    }
+
+    /// Reads the head of an answer. At most `piece` bytes at a time.
+    ///
+    /// # Errors
+    /// As [`HttpConn::read_answer`].
+    pub async fn read_head(&mut self, piece: usize) -> Result<AnswerHead, Failure> {
         let head = loop {
             if let Some(end) = find(&self.buf, b"\r\n\r\n") {
                 let head = String::from_utf8_lossy(&self.buf[..end]).into_owned();
@@ -140,6 +160,20 @@ impl<St: Stream> HttpConn<St> {
                 _ => {}
             }
         }
+        Ok(AnswerHead { status, close, length, chunked })
+    }
+
+    /// Reads the body that belongs to `head`, as [`HttpConn::read_answer`].
+    ///
+    /// # Errors
+    /// As [`HttpConn::read_answer`].
+    pub async fn read_body(
+        &mut self,
+        head: AnswerHead,
+        piece: usize,
+        pause: Duration,
+    ) -> Result<Answer, Failure> {
+        let AnswerHead { status, close, length, chunked } = head;
         let mut body = Filled::default();
         if chunked {
             loop {

@@ -190,8 +190,11 @@ impl Judge<'_> {
                 i.supervisor.id() == owner || i.history().workers.iter().any(|w| w.process.id() == owner)
             });
         }
+        // Of two servers one after the other, the one in whose time the connection ended, not the one that was there when
+        // the client learnt of it.
         let pod = attempt.pod?;
-        self.instances.iter().rfind(|i| i.pod == pod && i.history().started <= attempt.end_ms)
+        let end = facts.and_then(|f| f.ended).map_or(attempt.end_ms, |ended| self.ms(ended.at));
+        self.instances.iter().rfind(|i| i.pod == pod && i.history().started <= end)
     }
 
     fn has_fault(&self, is: impl Fn(&FaultKind) -> bool) -> bool {
@@ -250,6 +253,9 @@ impl Judge<'_> {
                 let s = &scenario.server;
                 let slow = match client.request {
                     RequestKind::HalfHead { gap_ms } => gap_ms + 600 >= s.header_timeout_ms,
+                    RequestKind::EarlyHead { gap_ms, .. } => {
+                        gap_ms + scenario.reading_ms(client) + 600 >= s.header_timeout_ms
+                    }
                     RequestKind::Upload { gap_ms, .. } => gap_ms + 600 >= s.body_timeout_ms,
                     _ => false,
                 };
@@ -411,6 +417,10 @@ impl Judge<'_> {
             RequestKind::HalfHead { gap_ms } => gap_ms + wire >= s.header_timeout_ms,
             RequestKind::Upload { gap_ms, .. } => gap_ms + wire >= s.body_timeout_ms,
             RequestKind::SlowReader { pause_ms, .. } => 4 * pause_ms + wire >= s.write_timeout_ms,
+            RequestKind::EarlyHead { pause_ms, gap_ms, .. } => {
+                let head_ms = gap_ms + self.world.scenario.reading_ms(client);
+                4 * pause_ms + wire >= s.write_timeout_ms || head_ms + wire >= s.header_timeout_ms
+            }
             _ => false,
         };
         slow || (stalled && s.header_timeout_ms.min(s.body_timeout_ms).min(s.write_timeout_ms) < 5000)

@@ -592,6 +592,9 @@ impl<N: SimNet> Cluster<N> {
 
     /// Whether every server that was not told to stop answers a request.
     pub async fn answer_all(&self) {
+        // Idle connections of the balancers count against max_connections, and a probe beside them is turned away rightly.
+        self.fronts.iter().for_each(|front| front.close_idle());
+        sleep_ms(1000).await;
         for pod in self.pods() {
             let instance = lock(&pod.state).instance.clone();
             let Some(instance) = instance else { continue };

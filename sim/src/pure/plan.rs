@@ -474,6 +474,13 @@ fn client_of(scenario: &Scenario, client: &scenario::Client) -> ClientPlan {
             plan.read_parts = (u64::from(bytes) / SLOW_READ_BYTES) as u32;
             plan.read_gap = ms(pause_ms);
         }
+        // This tier has no connection whose answers and requests overlap: one slow thing after the other.
+        RequestKind::EarlyHead { bytes, pause_ms, gap_ms } => {
+            plan.read_parts = (u64::from(bytes) / SLOW_READ_BYTES) as u32;
+            plan.read_gap = ms(pause_ms);
+            plan.slow_head = 0.5;
+            plan.head_gap = Span::Fixed(ms(gap_ms));
+        }
         RequestKind::Pipelined { depth } => plan.pipelined = depth.saturating_sub(1),
         RequestKind::Disconnect { after_ms } => {
             plan.leaves = 1.0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pounce_core::policy::FRESH_LINGER;
 
-use super::plan::{ClientPlan, Layer, Plan, Retry, Span, Strategy, Trouble};
+use super::plan::{ClientPlan, Fault, Layer, Plan, Retry, Span, Strategy, Trouble};
 
 /// What each inequality needs beside its figures: descriptors passed between processes, tasks to be polled.
 pub const SLACK: Duration = Duration::from_millis(20);
@@ -233,8 +233,13 @@ pub fn rules(plan: &Plan) -> Vec<Rule> {
             holds: have >= need,
         });
     }
-    let harmless = |what: Trouble| matches!(what, Trouble::BootCrash { .. });
-    if plan.faults.iter().any(|fault| !harmless(fault.what)) {
+    // Where nobody starts the server again, its first start is the only one.
+    let restarted_at = match plan.strategy {
+        Strategy::Reload => plan.schedule.longest(),
+        Strategy::Rolling { .. } | Strategy::Recreate => Duration::ZERO,
+    };
+    let harmless = |fault: &Fault| matches!(fault.what, Trouble::BootCrash { .. }) && fault.at > restarted_at;
+    if !plan.faults.iter().all(harmless) {
         found.push(Rule {
             topic: Topic::Faults,
             text: "no fault that costs requests",

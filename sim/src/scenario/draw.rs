@@ -118,6 +118,14 @@ impl Scenario {
                 }
             }
         }
+        // What came later draws from a stream of its own: a seed without it means what it always meant.
+        let late = &mut Rng::fork(seed, 3);
+        let frozen = profile == Profile::Chaos && late.chance(15);
+        match late.below(100) {
+            0..7 => scenario.draw_early_heads(late),
+            7..12 => scenario.draw_equal_patience(late),
+            _ => {}
+        }
         match profile {
             Profile::Rollout => scenario.make_right(rng),
             Profile::Lite if rng.chance(50) => scenario.make_right(rng),
@@ -130,7 +138,69 @@ impl Scenario {
             scenario.server.drain_delay_ms = 0;
             scenario.balancers[0].propagation = Dist::Uniform { min_ms: 500, max_ms: 5000 };
         }
+        if frozen {
+            scenario.draw_frozen_linger(late);
+        }
         scenario
+    }
+
+    /// Clients that begin their next request while they still read, slowly, the answer before it.
+    fn draw_early_heads(&mut self, rng: &mut Rng) {
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            if index > 0 && rng.chance(50) {
+                continue;
+            }
+            client.request = RequestKind::EarlyHead {
+                // More than the sockets between the two hold.
+                bytes: rng.between(150_000, 400_000) as u32,
+                pause_ms: rng.log_between(1, 60),
+                gap_ms: rng.log_between(100, 4000),
+            };
+            client.requests = client.requests.max(2);
+        }
+    }
+
+    /// Clients that pause for as long as the server keeps their connection, to the millisecond.
+    fn draw_equal_patience(&mut self, rng: &mut Rng) {
+        let latency_ms = rng.between(1, 10);
+        self.network.latency = Dist::Fixed { ms: latency_ms };
+        self.server.keep_alive_timeout_ms = rng.pick(&[1000, 1000, 5000]);
+        for client in &mut self.clients {
+            client.request = RequestKind::Get;
+            client.keep_alive = true;
+            client.requests = client.requests.max(4);
+            let off_ms = rng.pick(&[0, 0, 1, 2]);
+            client.think =
+                Dist::Fixed { ms: (self.server.keep_alive_timeout_ms + 1 - off_ms) - 2 * latency_ms };
+        }
+    }
+
+    /// A worker that gets no CPU while the linger of its connections ends: that it is over and that the next request has come
+    /// are noticed together.
+    fn draw_frozen_linger(&mut self, rng: &mut Rng) {
+        let at_ms = rng.between(3300, 4500);
+        let linger_ms = rng.pick(&[200, 500, 2000]);
+        self.server.drain_delay_ms = 0;
+        self.server.keepalive_linger_ms = linger_ms;
+        self.server.keep_alive_timeout_ms = self.server.keep_alive_timeout_ms.max(5000);
+        self.server.shutdown_timeout_ms = self.server.shutdown_timeout_ms.max(5000);
+        self.server.workers = self.server.workers.min(2);
+        self.app.duration = Dist::Uniform { min_ms: 0, max_ms: 50 };
+        self.faults = vec![Fault { at_ms, pod: 0, what: FaultKind::Term }];
+        for worker in 1..=self.server.workers {
+            // The worker has heard of the drain by then.
+            let after_ms = rng.between(5, linger_ms - 50);
+            let for_ms = linger_ms - after_ms + rng.between(20, 1500);
+            let what = FaultKind::FreezeWorker { worker, for_ms };
+            self.faults.push(Fault { at_ms: at_ms + after_ms, pod: 0, what });
+        }
+        for client in &mut self.clients {
+            client.start_ms = at_ms - rng.between(100, 300);
+            client.request = RequestKind::Get;
+            client.keep_alive = true;
+            client.requests = client.requests.max(4);
+            client.think = Dist::Uniform { min_ms: linger_ms / 4, max_ms: 2 * linger_ms };
+        }
     }
 
     fn draw_client(&self, swarm: &Swarm, rng: &mut Rng) -> Client {

@@ -4,7 +4,9 @@ use std::fmt;
 
 use pounce_core::policy::FRESH_LINGER;
 
-use super::{Client, Layer, PIPELINE_GAP_MS, PlatformKind, RequestKind, Retry, SLOW_READ_BYTES, Scenario};
+use super::{
+    Client, FaultKind, Layer, PIPELINE_GAP_MS, PlatformKind, RequestKind, Retry, SLOW_READ_BYTES, Scenario,
+};
 use crate::rng::Rng;
 
 /// An inequality that must hold if no request is to fail, and does not.
@@ -108,6 +110,12 @@ impl Scenario {
                 RequestKind::Upload { gap_ms, .. } => {
                     need("body_timeout > pause in a request body", s.body_timeout_ms, gap_ms + wire + 1);
                 }
+                RequestKind::EarlyHead { pause_ms, gap_ms, .. } => {
+                    // It begins when the answer before it has left the server, and ends when that was read.
+                    let head_ms = gap_ms + self.reading_ms(client);
+                    need("header_timeout > time of a request head", s.header_timeout_ms, head_ms + wire + 1);
+                    need("write_timeout > pause of a reader", s.write_timeout_ms, pause_ms + wire + 1);
+                }
                 RequestKind::SlowReader { pause_ms, .. } => {
                     need("write_timeout > pause of a reader", s.write_timeout_ms, pause_ms + wire + 1);
                 }
@@ -124,7 +132,11 @@ impl Scenario {
             need("max_connections >= connections", u64::from(limit), 4 * connections + 2);
         }
         for fault in &self.faults {
-            if !fault.what.is_harmless() {
+            // Where nobody starts the server again, its first start is the only one.
+            let ends_it = reload
+                && matches!(fault.what, FaultKind::BootCrash { .. })
+                && fault.at_ms <= p.pod_start.max_ms();
+            if ends_it || !fault.what.is_harmless() {
                 need("no fault that costs requests", 0, 1);
             }
         }
@@ -140,10 +152,9 @@ impl Scenario {
             RequestKind::Upload { chunks, gap_ms, .. } | RequestKind::Stream { chunks, gap_ms, .. } => {
                 u64::from(chunks) * gap_ms
             }
-            // The pauses, and a round trip for each window.
-            RequestKind::SlowReader { bytes, pause_ms } => {
-                (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + 2 * self.network.latency.max_ms())
-            }
+            RequestKind::SlowReader { .. } => self.reading_ms(client),
+            // Of both requests together.
+            RequestKind::EarlyHead { gap_ms, .. } => app + gap_ms + self.reading_ms(client),
             RequestKind::Pipelined { depth } => app * u64::from(depth.saturating_sub(1)) + PIPELINE_GAP_MS,
         }
     }
@@ -152,7 +163,10 @@ impl Scenario {
     /// runs meanwhile: it knows what its kernel has taken, not what the client has read.
     pub fn reading_ms(&self, client: &Client) -> u64 {
         match client.request {
-            RequestKind::SlowReader { .. } => self.longest_request_ms(client) - self.app.duration.max_ms(),
+            // The pauses, and a round trip for each window.
+            RequestKind::SlowReader { bytes, pause_ms } | RequestKind::EarlyHead { bytes, pause_ms, .. } => {
+                (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + 2 * self.network.latency.max_ms())
+            }
             _ => 0,
         }
     }
@@ -161,7 +175,7 @@ impl Scenario {
     pub fn longest_drain_ms(&self) -> u64 {
         let delay = if self.platform.kind == PlatformKind::Bare { 0 } else { self.server.drain_delay_ms };
         let streamed = self.clients.iter().map(|client| match client.request {
-            RequestKind::Stream { .. } | RequestKind::SlowReader { .. } => {
+            RequestKind::Stream { .. } | RequestKind::SlowReader { .. } | RequestKind::EarlyHead { .. } => {
                 self.longest_request_ms(client) - self.app.duration.max_ms()
                     + 4 * self.network.latency.max_ms()
             }
@@ -212,6 +226,9 @@ impl Scenario {
                         RequestKind::SlowReader { bytes, pause_ms } => {
                             (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + wire)
                         }
+                        RequestKind::EarlyHead { bytes, pause_ms, gap_ms } => {
+                            (u64::from(bytes) / SLOW_READ_BYTES + 1) * (pause_ms + wire) + gap_ms
+                        }
                         _ => 0,
                     }
             });
@@ -259,6 +276,10 @@ impl Scenario {
                 }
                 RequestKind::Upload { gap_ms, .. } => {
                     s.body_timeout_ms = s.body_timeout_ms.max(gap_ms + wire + 1)
+                }
+                RequestKind::EarlyHead { pause_ms, gap_ms, .. } => {
+                    s.header_timeout_ms = s.header_timeout_ms.max(gap_ms + reading + wire + 1);
+                    s.write_timeout_ms = s.write_timeout_ms.max(pause_ms + wire + 1);
                 }
                 RequestKind::SlowReader { pause_ms, .. } => {
                     s.write_timeout_ms = s.write_timeout_ms.max(pause_ms + wire + 1);

@@ -90,6 +90,13 @@ pub enum RequestKind {
         bytes: u32,
         pause_ms: u64,
     },
+    /// A large answer, read with pauses. Meanwhile half of the next request's head is sent on the same connection, and the
+    /// rest of it `gap_ms` after the answer.
+    EarlyHead {
+        bytes: u32,
+        pause_ms: u64,
+        gap_ms: u64,
+    },
     /// Several requests at once on one connection.
     Pipelined {
         depth: u32,
