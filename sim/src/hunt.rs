@@ -1,5 +1,7 @@
 //! Plants each bug in turn and looks how many seeds it takes to find it.
+//! `sim hunt [BUG] [--seeds N] [--from SEED]`
 
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use pounce_core::mutants::{Mutant, Planted};
 
 use crate::engine;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Seed};
 
 /// One hunt.
 #[derive(Clone, Debug)]
@@ -46,4 +48,47 @@ pub fn hunt(mutants: &[Mutant], base: u64, most: u64, threads: usize) -> Vec<Hun
     let mut hunts = hunts.into_inner().unwrap_or_else(PoisonError::into_inner);
     hunts.sort_by_key(|hunt| hunt.mutant);
     hunts
+}
+
+/// Runs the command. A release build does without the checks of the machines' invariants: what is found there shows on
+/// the wire.
+pub fn main(args: &[String]) -> ExitCode {
+    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
+    let number = |name: &str, default: u64| match value(name).map(|text| text.parse::<Seed>()) {
+        None => Ok(default),
+        Some(Ok(number)) => Ok(number.0),
+        Some(Err(error)) => Err(format!("{name}: {error}")),
+    };
+    let (most, from) = match (number("--seeds", 1500), number("--from", 0x0100_0000)) {
+        (Ok(most), Ok(from)) => (most, from),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let name = args.first().filter(|arg| !arg.starts_with("--"));
+    let mutants: Vec<Mutant> = match name {
+        None => Mutant::ALL.to_vec(),
+        Some(name) => Mutant::ALL.iter().copied().filter(|mutant| format!("{mutant:?}") == *name).collect(),
+    };
+    if mutants.is_empty() {
+        eprintln!("there is no such bug: it must be one of {:?}", Mutant::ALL);
+        return ExitCode::from(2);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let hunts = hunt(&mutants, from, most, threads);
+    for hunt in &hunts {
+        match &hunt.found {
+            Some((seeds, seed, problem)) => {
+                println!(
+                    "{:?}: {seeds} seeds, {} ms; {}: {problem}",
+                    hunt.mutant,
+                    hunt.took.as_millis(),
+                    Seed(*seed)
+                );
+            }
+            None => println!("{:?}: not found in {most} seeds", hunt.mutant),
+        }
+    }
+    ExitCode::from(u8::from(hunts.iter().any(|hunt| hunt.found.is_none())))
 }

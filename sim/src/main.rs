@@ -5,6 +5,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: sim soak [--minutes N]            fresh seeds until the time is over
        sim run FILE [--svg OUT]          one scenario from a file, as a timeline
+       sim hunt [BUG] [--seeds N]        how many seeds each planted bug takes
        sim replay SEED                   one scenario from its seed, as a timeline
        sim simulate FILE [...]           how many requests a deployment loses
 ";
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     match command.as_deref() {
         Some("soak") => sim::soak::main(&rest),
+        Some("hunt") => sim::hunt::main(&rest),
         Some("run") => sim::run::main(&rest),
         Some("replay") => sim::replay::main(&rest),
         Some("simulate") => sim::simulate::main(&rest),

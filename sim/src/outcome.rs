@@ -74,7 +74,7 @@ impl From<&pure::Outcome> for OutcomeClass {
             Cause::AbortedAtDeadline | Cause::CutShort => Loss::Deadline,
             Cause::Sigkill | Cause::WorkerCrash => Loss::Killed,
             Cause::Refused503Draining => Loss::Drained,
-            Cause::Refused503TooMany | Cause::RequestTimeout => Loss::Limit,
+            Cause::Refused503TooMany | Cause::RequestTimeout | Cause::TooSlow => Loss::Limit,
             Cause::PeerFault | Cause::ClientTimeout => Loss::Client,
             Cause::Unexplained => Loss::Unexplained,
         });

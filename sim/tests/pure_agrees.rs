@@ -1,54 +1,96 @@
 //! The two tiers, on the same scenarios: does the simulation without hyper lie?
+//!
+//! What a scenario comes to hangs on chance, and the tiers draw different latencies from one seed. So the question is
+//! whether what came of it with hyper can come of it without: the pure tier runs until it shows the same, a thousand times at
+//! most. What it cannot show has a reason out of a list, or the test fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sim::engine;
+use sim::engine::{self, Outcome};
 use sim::outcome::{Loss, OutcomeClass};
+use sim::pure::plan::Trouble;
 use sim::pure::{self, Plan};
-use sim::scenario::{Profile, Scenario};
+use sim::scenario::{PlatformKind, Profile, Scenario};
 
 const SCENARIOS: u64 = 600;
-/// The tiers draw different latencies from one seed; what a scenario can come to shows after several runs.
-const RUNS: u64 = 24;
+/// A rare race may take many runs to show. Most scenarios take one.
+const MOST_RUNS: u64 = 1000;
 
-/// What a scenario can come to in the pure tier: whether it was ever clean, and every reason for a loss.
-fn possible(scenario: &Scenario) -> (bool, BTreeSet<Loss>) {
-    let plan = Plan::of(scenario).expect("a drawn scenario is valid");
-    let (mut clean, mut losses) = (false, BTreeSet::new());
-    for seed in 0..RUNS {
-        match OutcomeClass::from(&pure::run(&plan, seed)) {
-            OutcomeClass::Clean => clean = true,
-            OutcomeClass::Lossy(found) => losses.extend(found),
-            OutcomeClass::Broken => panic!("seed {}: a run of the pure tier broke a promise", scenario.seed),
+/// The same scenario with other workers struck. Which worker has a connection hangs on the probes before it, and this
+/// tier sends none to a server that is well.
+fn with_workers_turned(plan: &Plan, by: u32) -> Plan {
+    let mut turned = plan.clone();
+    for fault in &mut turned.faults {
+        match &mut fault.what {
+            Trouble::KillWorker { worker }
+            | Trouble::TermWorker { worker }
+            | Trouble::FreezeWorker { worker, .. } => *worker = (*worker + by) % plan.workers,
+            _ => {}
         }
     }
-    (clean, losses)
+    turned
+}
+
+/// Whether the pure tier comes to `wanted`: to a run without a loss, or to each of the losses in one run or another. What it
+/// came to otherwise, if not.
+fn comes_to(scenario: &Scenario, wanted: &OutcomeClass) -> Result<(), BTreeSet<Loss>> {
+    let plan = Plan::of(scenario).expect("a drawn scenario is valid");
+    let mut seen = BTreeSet::new();
+    for seed in 0..MOST_RUNS {
+        let turned = with_workers_turned(&plan, seed as u32 % plan.workers);
+        let outcome = OutcomeClass::from(&pure::run(&turned, seed));
+        match (&outcome, wanted) {
+            (OutcomeClass::Broken, _) => {
+                panic!("seed {}: a run of the pure tier broke a promise", scenario.seed)
+            }
+            (OutcomeClass::Clean, OutcomeClass::Clean) => return Ok(()),
+            (OutcomeClass::Lossy(found), _) => seen.extend(found.iter().copied()),
+            (OutcomeClass::Clean, _) => {}
+        }
+        if let OutcomeClass::Lossy(losses) = wanted
+            && losses.is_subset(&seen)
+        {
+            return Ok(());
+        }
+    }
+    Err(seen)
+}
+
+/// Why the pure tier cannot come to what the tier with hyper came to. The list is closed.
+fn reason(scenario: &Scenario, with_hyper: &Outcome) -> Option<&'static str> {
+    let up =
+        with_hyper.lines.iter().find(|line| line.what.contains("everything") && line.what.contains(" up"));
+    let up_ms = up.map_or(u64::MAX, |line| line.ms);
+    if scenario.faults.iter().any(|fault| fault.at_ms <= up_ms) {
+        // There, clients and the deploy wait until everything is up. Here, everything is up from the start.
+        return Some("a fault strikes before everything is up");
+    }
+    let _ = PlatformKind::Bare;
+    None
 }
 
 #[test]
 fn a_scenario_comes_to_the_same_with_hyper_and_without() {
-    let (mut agree, mut differ) = (0, Vec::new());
+    let (mut agree, mut explained, mut unexplained) = (0, BTreeMap::<_, Vec<String>>::new(), Vec::new());
     for seed in 0..SCENARIOS {
         let profile = Profile::ALL[(seed % 4) as usize];
         let scenario = Scenario::draw_as(profile, seed);
-        let with_hyper = OutcomeClass::from(&engine::run(&scenario));
-        let (may_be_clean, losses) = possible(&scenario);
-        let explained = match &with_hyper {
-            OutcomeClass::Clean => may_be_clean,
-            OutcomeClass::Lossy(found) => found.iter().any(|loss| losses.contains(loss)),
-            OutcomeClass::Broken => false,
-        };
-        if explained {
+        let outcome = engine::run(&scenario);
+        let with_hyper = OutcomeClass::from(&outcome);
+        let Err(seen) = comes_to(&scenario, &with_hyper) else {
             agree += 1;
-        } else {
-            differ.push(format!(
-                "{profile:?} {seed:#x}: {with_hyper}, the pure tier: clean {may_be_clean}, {losses:?}"
-            ));
+            continue;
+        };
+        let what = format!("{profile:?} {seed:#x}: {with_hyper}, and not without hyper: {seen:?}");
+        match reason(&scenario, &outcome) {
+            Some(reason) => explained.entry(reason).or_default().push(what),
+            None => unexplained.push(what),
         }
     }
-    let all = agree + differ.len();
-    println!("the tiers agree on {agree} of {all} scenarios; they differ on:\n{}", differ.join("\n"));
-    // Faults hit one process at one instant: what they hit hangs on a millisecond of latency. A rare race may show in one
-    // tier and in none of the runs of the other. Where neither is the case they must agree.
-    assert!(differ.len() * 20 <= all, "{} of {all} differ:\n{}", differ.len(), differ.join("\n"));
+    println!("the tiers agree on {agree} of {SCENARIOS} scenarios");
+    for (reason, scenarios) in &explained {
+        println!("{} differ because {reason}:\n  {}", scenarios.len(), scenarios.join("\n  "));
+    }
+    assert!(unexplained.is_empty(), "and nothing explains these:\n{}", unexplained.join("\n"));
+    assert!(agree * 100 >= SCENARIOS * 97, "the tiers agree on {agree} of {SCENARIOS} only");
 }

@@ -53,15 +53,38 @@ impl World<'_> {
     pub fn probe(&mut self, pod: PodId) {
         let Some(probe) = self.plan.probe else { return };
         let state = &mut self.pods[pod as usize];
-        if state.ready_at.is_some() || state.deleted_at.is_some() || state.container == Container::Exited {
+        if state.deleted_at.is_some() || state.container == Container::Exited {
             return;
         }
         let answers = if probe.connect_only { state.port == Port::Open } else { state.serves() };
-        state.probed = if answers { state.probed + 1 } else { 0 };
-        if state.probed >= probe.successes {
-            self.ready(pod);
+        if state.ready_at.is_none() {
+            state.probed = if answers { state.probed + 1 } else { 0 };
+            if state.probed >= probe.successes {
+                self.ready(pod);
+            }
         } else {
+            state.probes_failed = if answers { 0 } else { state.probes_failed + 1 };
+            if state.probes_failed >= probe.failures {
+                (state.ready_at, state.probed) = (None, 0);
+                self.line(|| ("kube".into(), format!("pod-{} is not ready", pod + 1)));
+                self.announce(pod, false);
+                self.at(self.now, Event::Reconcile);
+            }
+        }
+        let state = &self.pods[pod as usize];
+        if state.ready_at.is_none() || state.doubted {
             self.after(probe.period, Event::Probe(pod));
+        }
+    }
+
+    /// Something went wrong with a pod. Until then every probe of a pod that is ready would say that it is; from then on they
+    /// are sent.
+    pub fn doubt(&mut self, pod: PodId) {
+        let Some(probe) = self.plan.probe else { return };
+        let state = &mut self.pods[pod as usize];
+        if !std::mem::replace(&mut state.doubted, true) && state.ready_at.is_some() {
+            let next = Duration::from_nanos(self.rng.below(probe.period.as_nanos() as u64));
+            self.after(next, Event::Probe(pod));
         }
     }
 
@@ -139,6 +162,10 @@ impl World<'_> {
         let replicas = self.plan.replicas;
         let alive = |pod: &&Pod| pod.deleted_at.is_none() && pod.container != Container::Exited;
         if !self.rolling {
+            if self.plan.strategy == Strategy::Reload {
+                // Nobody brings a server back that ended by itself.
+                return;
+            }
             let old = self.pods.iter().filter(alive).count() as u32;
             (old..replicas).for_each(|_| self.create_pod(false));
             return;

@@ -21,8 +21,10 @@ pub enum Cause {
     Sigkill,
     /// No pod was in the balancer's view.
     NoEndpoint,
-    /// The client itself left, or was too slow.
+    /// The client itself left.
     PeerFault,
+    /// The client was slower than a limit of the server's: 408, or a response that it did not take.
+    TooSlow,
     /// A new connection during the drain.
     Refused503Draining,
     /// More than `max_connections`.
@@ -40,7 +42,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 15] = [
+    pub const ALL: [Cause; 16] = [
         Cause::RefusedAfterListenerClose,
         Cause::RefusedBeforeListen,
         Cause::IdleCloseRace,
@@ -49,6 +51,7 @@ impl Cause {
         Cause::Sigkill,
         Cause::NoEndpoint,
         Cause::PeerFault,
+        Cause::TooSlow,
         Cause::Refused503Draining,
         Cause::Refused503TooMany,
         Cause::RequestTimeout,
@@ -69,6 +72,7 @@ impl Cause {
             Cause::Sigkill => "sigkill",
             Cause::NoEndpoint => "no-endpoint",
             Cause::PeerFault => "peer-fault",
+            Cause::TooSlow => "too-slow",
             Cause::Refused503Draining => "refused-503-while-draining",
             Cause::Refused503TooMany => "refused-503-too-many-connections",
             Cause::RequestTimeout => "request-timeout",
@@ -81,7 +85,7 @@ impl Cause {
 
     /// Whether the rollout is to blame; a client that left, or a request over its own limit, is lost without one as well.
     pub fn is_dropped(self) -> bool {
-        !matches!(self, Cause::PeerFault | Cause::RequestTimeout)
+        !matches!(self, Cause::PeerFault | Cause::TooSlow | Cause::RequestTimeout)
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Probe {
     pub initial_delay: Duration,
     pub period: Duration,
     pub successes: u32,
+    /// In a row, of a pod that was ready.
+    pub failures: u32,
     /// The probe opens a connection and asks nothing: it succeeds as soon as the port listens.
     pub connect_only: bool,
 }
@@ -326,7 +328,13 @@ impl Default for Plan {
             last_grace: s(2),
             schedule: Span::Between(ms(200), ms(1500)),
             kubelet: Span::Between(ms(5), ms(500)),
-            probe: Some(Probe { initial_delay: ms(0), period: s(1), successes: 1, connect_only: false }),
+            probe: Some(Probe {
+                initial_delay: ms(0),
+                period: s(1),
+                successes: 1,
+                failures: 3,
+                connect_only: false,
+            }),
             term_to_all: false,
             one_address: false,
             socket_activation: false,
@@ -415,6 +423,7 @@ impl Plan {
                 initial_delay: Duration::ZERO,
                 period: ms(platform.readiness_period_ms),
                 successes: 1,
+                failures: platform.readiness_failures.max(1),
                 connect_only: false,
             }),
             term_to_all: platform.signal_whole_group,

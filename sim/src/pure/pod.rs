@@ -58,6 +58,9 @@ pub(crate) struct Pod {
     pub ready_at: Option<Instant>,
     pub deleted_at: Option<Instant>,
     pub probed: u32,
+    /// Something went wrong with it: probes decide something again.
+    pub doubted: bool,
+    pub probes_failed: u32,
     // What the node does.
     pub term_at: Option<Instant>,
     pub kill_at: Option<Instant>,
@@ -135,6 +138,8 @@ impl Pod {
             ready_at: None,
             deleted_at: None,
             probed: 0,
+            doubted: false,
+            probes_failed: 0,
             term_at: None,
             kill_at: None,
             supervisor: None,
@@ -918,5 +923,6 @@ impl World<'_> {
             }
             Trouble::StallLink { lasts } => state.stalled_until = state.stalled_until.max(now + lasts),
         }
+        self.doubt(pod);
     }
 }

@@ -316,7 +316,7 @@ impl World<'_> {
                     let request = socket.reading.take();
                     socket.why = if status == 503 { Why::Deadline } else { Why::Slow };
                     if let Some(request) = request {
-                        let cause = if status == 503 { self.forced(id) } else { Cause::PeerFault };
+                        let cause = if status == 503 { self.forced(id) } else { Cause::TooSlow };
                         self.requests[request as usize].hint = Some(cause);
                         self.send_down(id, Down::Head { request, status, close: true });
                         self.send_down(id, Down::End { request });
@@ -531,7 +531,7 @@ impl World<'_> {
         let (status, cause) = match ending {
             Ending::Forced => (503, self.forced(id)),
             Ending::RequestTimeout => (504, Cause::RequestTimeout),
-            Ending::BodyTimeout => (408, Cause::PeerFault),
+            Ending::BodyTimeout => (408, Cause::TooSlow),
             Ending::PeerGone => (499, Cause::PeerFault),
         };
         self.requests[request as usize].hint = Some(cause);
@@ -670,7 +670,8 @@ impl World<'_> {
         match socket.why {
             Why::Killed(cause) => cause,
             Why::Deadline => self.forced(id),
-            Why::Slow | Why::Peer => Cause::PeerFault,
+            Why::Slow => Cause::TooSlow,
+            Why::Peer => Cause::PeerFault,
             Why::Idle if asked.arrived_at.is_none() => Cause::IdleCloseRace,
             Why::Announced => match (asked.arrived_at, socket.announced_at()) {
                 (None, _) => Cause::PipelinedRace,

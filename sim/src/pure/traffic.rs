@@ -446,7 +446,8 @@ impl World<'_> {
         let may_retry = (retry >= Retry::Connect && nothing_sent)
             || (retry >= Retry::Stale && stale)
             || (retry >= Retry::Unavailable && asked.status == Some(503));
-        let is_final = matches!(cause, Cause::PeerFault | Cause::ClientTimeout | Cause::Unexplained);
+        let is_final =
+            matches!(cause, Cause::PeerFault | Cause::TooSlow | Cause::ClientTimeout | Cause::Unexplained);
         if may_retry && !is_final && asked.tries < MOST_RETRIES {
             asked.tries += 1;
             asked.socket = None;

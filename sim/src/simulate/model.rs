@@ -119,6 +119,8 @@ pub fn plan(facts: &Facts) -> Result<Plan, PolicyError> {
             initial_delay: facts.time("readiness_delay"),
             period: facts.time("readiness_period").max(Duration::from_millis(100)),
             successes: facts.count("readiness_successes").max(1),
+            // Kubernetes' default. A pod fails a probe only after a fault, and this model has none.
+            failures: 3,
             connect_only: facts.word("readiness") == "connect",
         }),
         term_to_all: facts.word("term_to_all") == "yes",
