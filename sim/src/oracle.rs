@@ -219,9 +219,8 @@ impl Judge<'_> {
         let deadline = history.heard.map(|at| at + budget);
         // The workers of a dead supervisor drain by themselves, with a deadline of their own.
         let orphaned = history.killed.map(|at| at + scenario.server.shutdown_timeout_ms);
-        let retiring = history.retired.map(|at| at + scenario.server.shutdown_timeout_ms);
-        let forced =
-            by(history.forced) || by(history.hurried) || by(deadline) || by(orphaned) || by(retiring);
+        let retiring = facts.and_then(|f| f.owner).and_then(|owner| self.retired_until(&history, owner));
+        let forced = by(history.hurried) || by(deadline) || by(orphaned) || by(retiring);
         match failure {
             Failure::Refused | Failure::ConnectTimeout => {
                 let stopping = by(history.all_stopped) || by(history.stop) || over || by(history.gave_up);
@@ -277,7 +276,7 @@ impl Judge<'_> {
                     return None;
                 };
                 if ended.killed {
-                    return self.killed(&history, self.ms(ended.at)).then_some(Cause::Killed);
+                    return self.killed(&history, self.ms(ended.at));
                 }
                 if facts.owner.is_none() {
                     // In the accept queue, or not even there.
@@ -330,7 +329,7 @@ impl Judge<'_> {
                 let facts = facts?;
                 if let Some(ended) = facts.ended {
                     if ended.killed {
-                        return self.killed(&history, self.ms(ended.at)).then_some(Cause::Killed);
+                        return self.killed(&history, self.ms(ended.at));
                     }
                     if forced {
                         return Some(Cause::Deadline);
@@ -377,27 +376,46 @@ impl Judge<'_> {
             .any(|w| w.ended.is_some_and(|(at, how)| at <= by && !matches!(how, WorkerEnd::Exited(0 | 4))))
     }
 
-    /// Somebody with the right to it killed a process of this server then.
-    fn killed(&self, history: &History, at: u64) -> bool {
-        let supervisor = history.killed == Some(at);
+    /// When the worker in process `owner` was at its deadline: by its own clock, or because it was told to.
+    fn retired_until(&self, history: &History, owner: u64) -> Option<u64> {
+        let worker = history.workers.iter().find(|w| w.process.id() == owner)?;
+        let own = worker.draining.map(|at| at + self.world.scenario.server.shutdown_timeout_ms);
+        let gone = worker.ended.map_or(u64::MAX, |(at, _)| at + 5);
+        let told = history.log.iter().find_map(|(at, event)| match event {
+            pounce_core::Event::WorkerForced { worker: number, .. } => {
+                (*number == worker.number && worker.started <= *at && *at <= gone).then_some(*at)
+            }
+            _ => None,
+        });
+        [own, told].into_iter().flatten().min()
+    }
+
+    /// Somebody with the right to it killed a process of this server then: why.
+    fn killed(&self, history: &History, at: u64) -> Option<Cause> {
         let s = &self.world.scenario.server;
-        supervisor
-            || history.workers.iter().any(|w| match w.ended {
-                Some((ended, WorkerEnd::KilledByFault | WorkerEnd::KilledByPlatform)) => ended == at,
-                Some((ended, WorkerEnd::KilledBySupervisor)) => {
-                    // Not before its deadline and its grace, unless in a hurry.
-                    let grace = KILL_GRACE.as_millis() as u64;
-                    let due =
-                        |since: Option<u64>, budget: u64| since.is_some_and(|s| s + budget + grace <= ended);
-                    ended == at
-                        && (history.hurried.is_some_and(|hurried| hurried <= ended)
-                            || due(history.heard, s.drain_delay_ms + s.shutdown_timeout_ms)
-                            || due(history.retired, s.shutdown_timeout_ms)
-                            || due(history.gave_up, s.shutdown_timeout_ms)
-                            || due(history.forced, 0))
-                }
-                _ => false,
-            })
+        let by_fault = history.killed == Some(at)
+            || history.workers.iter().any(|w| {
+                matches!(w.ended, Some((ended, WorkerEnd::KilledByFault | WorkerEnd::KilledByPlatform)) if ended == at)
+            });
+        if by_fault {
+            return Some(Cause::Killed);
+        }
+        let by_supervisor = history.workers.iter().any(|w| match w.ended {
+            Some((ended, WorkerEnd::KilledBySupervisor)) => {
+                // Not before its deadline and its grace, unless in a hurry.
+                let grace = KILL_GRACE.as_millis() as u64;
+                let due =
+                    |since: Option<u64>, budget: u64| since.is_some_and(|s| s + budget + grace <= ended);
+                ended == at
+                    && (history.hurried.is_some_and(|hurried| hurried <= ended)
+                        || due(history.heard, s.drain_delay_ms + s.shutdown_timeout_ms)
+                        || due(history.retired, s.shutdown_timeout_ms)
+                        || due(history.gave_up, s.shutdown_timeout_ms)
+                        || due(history.forced, 0))
+            }
+            _ => false,
+        });
+        by_supervisor.then_some(Cause::Deadline)
     }
 
     /// The client or the application was slower than the server's limits.
@@ -512,7 +530,7 @@ impl Judge<'_> {
         }
         for w in &history.workers {
             if let Some((at, WorkerEnd::KilledBySupervisor)) = w.ended
-                && !self.killed(&history, at)
+                && self.killed(&history, at).is_none()
                 && !self.starting(&history, at)
             {
                 problems.push(format!("pod-{pod}: worker {} was killed before its deadline", w.number));

@@ -417,7 +417,12 @@ impl Plan {
             },
             pre_stop: ms(platform.pre_stop_ms),
             last_grace: if kubernetes { Duration::from_secs(2) } else { Duration::ZERO },
-            schedule: platform.pod_start.into(),
+            // The service manager starts the next server right after the last one.
+            schedule: if platform.kind == PlatformKind::Systemd {
+                Span::Fixed(ms(1))
+            } else {
+                platform.pod_start.into()
+            },
             kubelet: Span::ZERO,
             probe: rolling.then(|| Probe {
                 initial_delay: Duration::ZERO,

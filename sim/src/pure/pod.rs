@@ -222,7 +222,8 @@ impl World<'_> {
 
     /// A SYN reaches the pod.
     pub fn syn(&mut self, id: SocketId) {
-        let pod = self.sockets[id as usize].pod;
+        let pod = self.addressed(self.sockets[id as usize].pod);
+        self.sockets[id as usize].pod = pod;
         let state = &mut self.pods[pod as usize];
         if state.stalled_until > self.now {
             let at = state.stalled_until;
@@ -230,11 +231,8 @@ impl World<'_> {
         }
         match state.port {
             Port::Open => {
-                state.accept_queue.push_back(id);
-                self.sockets[id as usize].place = Place::AcceptQueue;
                 let back = self.latency();
                 self.after(back, Event::Connected(id));
-                self.wake(pod);
             }
             Port::Refusing => {
                 // The client's kernel sends it again after 1, 2, 4 s (tcp(7), tcp_syn_retries).
@@ -247,14 +245,29 @@ impl World<'_> {
                 self.after(again, Event::Syn(id));
             }
             Port::Closed if self.plan.socket_activation => {
-                self.kept.push_back(id);
-                self.sockets[id as usize].place = Place::AcceptQueue;
                 let back = self.latency();
                 self.after(back, Event::Connected(id));
             }
             Port::Closed => {
                 let back = self.latency();
                 self.after(back, Event::Refused(id));
+            }
+        }
+    }
+
+    /// The handshake ends: the connection can be accepted. Where SYNs are dropped it still can.
+    pub fn ack(&mut self, id: SocketId) {
+        let pod = self.sockets[id as usize].pod;
+        self.sockets[id as usize].place = Place::AcceptQueue;
+        match self.pods[pod as usize].port {
+            Port::Open | Port::Refusing => {
+                self.pods[pod as usize].accept_queue.push_back(id);
+                self.wake(pod);
+            }
+            Port::Closed if self.plan.socket_activation => self.kept.push_back(id),
+            Port::Closed => {
+                self.sockets[id as usize].why = Why::LateHandshake;
+                self.shut_with_reset(id);
             }
         }
     }

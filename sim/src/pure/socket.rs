@@ -71,6 +71,8 @@ pub(crate) enum Why {
     Killed(Cause),
     /// The listener was closed with this connection in its queue.
     QueueReset,
+    /// The listener was closed before the handshake ended.
+    LateHandshake,
 }
 
 /// How the client's end is.
@@ -190,6 +192,16 @@ impl World<'_> {
         } else {
             self.send_up(id, std::time::Duration::ZERO, seg);
         }
+    }
+
+    /// The client's part of the handshake goes out, before whatever it sends.
+    pub fn send_ack(&mut self, id: SocketId) {
+        let latency = self.latency();
+        let socket = &mut self.sockets[id as usize];
+        let stalled = self.pods[socket.pod as usize].stalled_until;
+        socket.up_at = socket.up_at.max(self.now + latency).max(stalled);
+        let at = socket.up_at;
+        self.at(at, Event::Ack(id));
     }
 
     pub fn send_down(&mut self, id: SocketId, down: Down) {
@@ -670,6 +682,7 @@ impl World<'_> {
         match socket.why {
             Why::Killed(cause) => cause,
             Why::Deadline => self.forced(id),
+            Why::LateHandshake => Cause::RefusedAfterListenerClose,
             Why::Slow => Cause::TooSlow,
             Why::Peer => Cause::PeerFault,
             Why::Idle if asked.arrived_at.is_none() => Cause::IdleCloseRace,

@@ -200,12 +200,8 @@ impl World<'_> {
             }
         };
         let state = &mut self.balancers[balancer as usize];
-        let mut pod = state.view[pick];
-        if self.plan.one_address {
-            // Whoever is there now; before the next one is, that is the last one, which refuses.
-            let begun = self.pods.iter().rposition(|pod| pod.container != Container::Pending);
-            pod = begun.map_or(pod, |begun| begun as PodId);
-        }
+        let picked = state.view[pick];
+        let pod = self.addressed(picked);
         // Whoever tries again does so on a new connection: others of the pool may have ended in the same moment.
         if layer == Layer::L7
             && tries == 0
@@ -217,6 +213,16 @@ impl World<'_> {
             return self.put_on(id, request);
         }
         self.connect(pod, balancer, client, request);
+    }
+
+    /// Who is met at the address of `pod`. Where there is one address, whoever is there now; before the next one is, that is the
+    /// last one, which refuses.
+    pub fn addressed(&self, pod: PodId) -> PodId {
+        if !self.plan.one_address {
+            return pod;
+        }
+        let begun = self.pods.iter().rposition(|pod| pod.container != Container::Pending);
+        begun.map_or(pod, |begun| begun as PodId)
     }
 
     fn connect(&mut self, pod: PodId, balancer: u32, client: u32, request: RequestId) {
@@ -241,6 +247,7 @@ impl World<'_> {
             return;
         }
         self.sockets[id as usize].near = Near::Busy;
+        self.send_ack(id);
         let pending = std::mem::take(&mut self.sockets[id as usize].pending);
         pending.into_iter().for_each(|request| self.put_on(id, request));
     }

@@ -30,7 +30,11 @@ pub(crate) enum Event {
     Terminate(PodId),
     Term(PodId),
     Kill(PodId),
-    Endpoint { balancer: u32, pod: PodId, up: bool },
+    Endpoint {
+        balancer: u32,
+        pod: PodId,
+        up: bool,
+    },
     // The server.
     Wake(PodId),
     WakeWorker(PodId, u32),
@@ -43,6 +47,8 @@ pub(crate) enum Event {
     // The network.
     Syn(SocketId),
     Connected(SocketId),
+    /// The third part of the handshake.
+    Ack(SocketId),
     Refused(SocketId),
     Up(SocketId, Seg),
     Down(SocketId, Down),
@@ -199,6 +205,7 @@ impl<'p> World<'p> {
             Event::AnswerEnd(socket, request) => self.answer_end(socket, request),
             Event::Syn(socket) => self.syn(socket),
             Event::Connected(socket) => self.connected(socket),
+            Event::Ack(socket) => self.ack(socket),
             Event::Refused(socket) => self.refused(socket),
             Event::Up(socket, seg) => self.up(socket, seg),
             Event::Down(socket, down) => self.down(socket, down),
