@@ -101,7 +101,8 @@ impl World<'_> {
             self.requests[follower as usize].pipelined = true;
             self.requests[first as usize].followers.push(follower);
         }
-        if plan.keep.is_zero() {
+        // A balancer of layer 7 keeps its connections whatever its client does with its own.
+        if plan.keep.is_zero() && self.layer(plan.balancer) == Layer::L4 {
             let last = self.requests[first as usize].followers.last().copied().unwrap_or(first);
             self.requests[last as usize].client_close = true;
         }
@@ -199,9 +200,8 @@ impl World<'_> {
                 state.turn % state.view.len()
             }
         };
+        let pod = self.addressed(self.balancers[balancer as usize].view[pick]);
         let state = &mut self.balancers[balancer as usize];
-        let picked = state.view[pick];
-        let pod = self.addressed(picked);
         // Whoever tries again does so on a new connection: others of the pool may have ended in the same moment.
         if layer == Layer::L7
             && tries == 0
@@ -346,7 +346,7 @@ impl World<'_> {
         }
         if self.layer(balancer) == Layer::L7 {
             let state = &mut self.balancers[balancer as usize];
-            if state.view.contains(&pod) {
+            if self.plan.one_address || state.view.contains(&pod) {
                 state.pool.push(id);
             } else {
                 self.hang_up(id);
