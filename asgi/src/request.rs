@@ -212,11 +212,10 @@ impl Request {
         let aside = self.handler().aside.take();
         match aside {
             // The task was cancelled in the handler's first step, and finds out that there is something to cancel.
-            Some(Ok(Some(awaited))) => {
-                if cancelled(py, &awaited, &exception.get_item(0)?) {
-                    return Ok(awaited);
-                }
+            Some(Ok(Some(awaited))) if cancelled(py, &awaited, &exception.get_item(0)?) => {
+                return Ok(awaited);
             }
+            Some(Ok(Some(_))) => {}
             Some(Ok(None)) => return Err(PyErr::from_value(exception.get_item(0)?)),
             Some(Err(error)) => return Err(error),
             None => {}
