@@ -377,7 +377,7 @@ impl Connection {
             return HeadVerdict::Keep;
         }
         self.body_wait_since = None;
-        self.next_head |= pipelined;
+        self.next_head |= pipelined && !planted!(HeadBytesForgotten);
         let silent = match self.phase {
             Phase::LameDuck => planted!(NoCloseInLameDuck),
             Phase::Draining => planted!(NoCloseWhileDraining),

@@ -561,8 +561,12 @@ impl World<'_> {
         worker: u32,
         check: impl FnOnce(&mut WorkerObserver) -> Result<(), Violation>,
     ) {
-        if let Some(observer) = &mut self.pods[pod as usize].workers[worker as usize].observer
+        let process = &mut self.pods[pod as usize].workers[worker as usize];
+        let held_up = process.frozen_until > Instant::ZERO;
+        if let Some(observer) = &mut process.observer
             && let Err(violation) = check(observer)
+            // As above.
+            && !(violation.number == LEAVES_IN_TIME && held_up)
         {
             self.broken(|| format!("worker of pod-{}: {violation}", pod + 1));
         }
@@ -735,6 +739,10 @@ impl World<'_> {
         let now = self.now;
         let process = &mut self.pods[pod as usize].workers[worker as usize];
         process.woken = false;
+        if !process.alive {
+            // Killed while it stood still.
+            return;
+        }
         if process.armed.is_some_and(|at| at <= now) {
             process.armed = None;
         }
