@@ -301,10 +301,11 @@ impl Worker {
     ) -> PyResult<Bound<'py, PyAny>> {
         let descriptors = self.descriptors()?;
         let block = timeout.is_none_or(|timeout| timeout > 0.0);
-        if block {
-            descriptors.set_timer(timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0))))?;
-        }
         let timers = if block { self.bridge.timers(py)? } else { Default::default() };
+        if block {
+            let timeout = timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)));
+            descriptors.set_timer(timeout, timers.several())?;
+        }
         let mut events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let woken = py.detach(|| self.driver.turn(&descriptors, block, &mut events));
