@@ -159,7 +159,8 @@ fn worker_input() -> impl Strategy<Value = worker::Input> {
     let remaining = (0..3000_u64).prop_map(Duration::from_millis);
     let order = prop_oneof![
         1 => Just(ToWorker::LameDuck),
-        3 => remaining.prop_map(|remaining| ToWorker::Drain { remaining }),
+        3 => remaining.clone().prop_map(|remaining| ToWorker::Drain { remaining }),
+        2 => remaining.prop_map(|remaining| ToWorker::Retire { remaining }),
         3 => Just(ToWorker::LastDeal),
         1 => Just(ToWorker::Abort),
     ];

@@ -338,10 +338,30 @@ fn a_reload_retires_the_old_generation_only_when_the_new_one_serves() {
     let mut server = Server::started(2, |_| {});
     server.signal(Signal::Hup);
     server.ready(3);
-    let drain = |worker| Output::Tell { worker, message: ToWorker::Drain { remaining: seconds(10.0) } };
-    assert!(!server.has_said(&drain(1)));
+    let retire = |worker| Output::Tell { worker, message: ToWorker::Retire { remaining: seconds(10.0) } };
+    assert!(!server.has_said(&retire(1)));
     server.ready(4);
-    assert!(server.has_said(&drain(1)) && server.has_said(&drain(2)));
+    assert!(server.has_said(&retire(1)) && server.has_said(&retire(2)));
+}
+
+#[test]
+fn a_worker_that_retires_hears_of_the_servers_drain_and_keeps_its_deadline() {
+    let mut server = Server::started(1, |_| {});
+    server.signal(Signal::Hup);
+    server.ready(2);
+    server.wait(seconds(4.0));
+    server.signal(Signal::Term);
+    let drain = ToWorker::Drain { remaining: seconds(6.0) };
+    assert!(server.has_said(&Output::Tell { worker: 1, message: drain }));
+}
+
+#[test]
+fn a_worker_that_retires_hears_that_readiness_is_over_before_the_drain_is() {
+    let mut server = Server::started(1, |p| p.drain_delay = 3.0);
+    server.signal(Signal::Hup);
+    server.ready(2);
+    server.signal(Signal::Term);
+    assert!(server.has_said(&Output::Tell { worker: 1, message: ToWorker::LameDuck }));
 }
 
 #[test]

@@ -606,9 +606,27 @@ impl Judge<'_> {
         }
     }
 
-    /// Readiness says no from the signal on.
+    /// Readiness says no from the signal on, and not before: who retires, or takes its place, is no reason.
     fn readiness(&self, problems: &mut Vec<String>) {
         for probe in self.world.probes() {
+            let serves = self.instances.iter().filter(|i| i.pod == probe.pod).any(|i| {
+                let history = i.history();
+                let by = |at: Option<u64>| at.is_some_and(|at| at <= probe.answered_ms);
+                // The connections of a worker that is at its deadline are all ended with 503.
+                let excused = by(history.stop)
+                    || by(history.exited.map(|(at, _)| at))
+                    || by(history.killed)
+                    || by(history.gave_up)
+                    || by(history.forced)
+                    || by(history.too_many);
+                history.ready.is_some_and(|ready| ready <= probe.sent_ms) && !excused
+            });
+            if serves && probe.refused {
+                problems.push(format!(
+                    "pod-{}: serves, and says at {} ms that it is not ready",
+                    probe.pod, probe.answered_ms
+                ));
+            }
             let stopped = self.instances.iter().filter(|i| i.pod == probe.pod).any(|i| {
                 let history = i.history();
                 let frozen = !history.frozen.is_empty();

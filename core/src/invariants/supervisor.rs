@@ -18,6 +18,8 @@ struct Known {
     since: Instant,
     hello: bool,
     ready: bool,
+    /// It was told that the server leaves.
+    told_leaving: bool,
     /// The end that it was told.
     told_deadline: Option<Instant>,
     aborted_at: Option<Instant>,
@@ -260,6 +262,7 @@ impl SupervisorObserver {
             since: now,
             hello: false,
             ready: false,
+            told_leaving: false,
             told_deadline: None,
             aborted_at: None,
             stopped_at: None,
@@ -289,7 +292,12 @@ impl SupervisorObserver {
         let taken = self.workers.get(&worker).is_some_and(|k| place_is_taken(k.number));
         let Some(known) = self.workers.get_mut(&worker) else { return Ok(()) };
         match message {
-            ToWorker::Drain { remaining } => {
+            ToWorker::Drain { remaining } | ToWorker::Retire { remaining } => {
+                let for_server = matches!(message, ToWorker::Drain { .. });
+                known.told_leaving |= for_server;
+                require(3, "a worker is told the truth about its server", for_server == shutting_down, || {
+                    format!("{message:?} to {worker} while {:?}", s.state())
+                })?;
                 let at = now + *remaining;
                 known.told_deadline = Some(known.told_deadline.map_or(at, |d| d.min(at)));
                 let failed = self.failed_generations.contains(&known.generation);
@@ -310,7 +318,10 @@ impl SupervisorObserver {
                     format!("{worker} at {now}, deadline {:?}", known.told_deadline)
                 })
             }
-            ToWorker::LameDuck => require(3, "readiness goes first", !s.is_ready(), || "lame duck".into()),
+            ToWorker::LameDuck => {
+                known.told_leaving = true;
+                require(3, "readiness goes first", !s.is_ready(), || "lame duck".into())
+            }
             ToWorker::Deal { .. } | ToWorker::Start { .. } => Ok(()),
         }
     }
@@ -411,6 +422,13 @@ impl SupervisorObserver {
             require(17, "a timer bounds every shutdown", timeout.is_some_and(|at| at <= bound), || {
                 format!("next at {timeout:?}, but the bound is {bound}")
             })?;
+        }
+        if self.shutting_down && !self.exited {
+            let unaware = |k: &Known| k.ready && !k.told_leaving && !k.is_over() && k.aborted_at.is_none();
+            let unaware: Vec<_> =
+                self.workers.iter().filter(|(_, k)| unaware(k)).map(|(id, _)| *id).collect();
+            let rule = "every worker that serves hears at once that the server leaves";
+            require(3, rule, unaware.is_empty(), || format!("{unaware:?} while {:?}", s.state()))?;
         }
         require(7, "refused are open or closed", s.refusing() == self.refusing, || {
             format!("{} of {}", s.refusing(), self.refusing)

@@ -123,8 +123,17 @@ impl Supervisor {
                 p.kill_at = None;
             }
             p.retiring = !for_server;
-            self.tell(worker, ToWorker::Drain { remaining: deadline.since(now) });
+            let remaining = deadline.since(now);
+            let order =
+                if for_server { ToWorker::Drain { remaining } } else { ToWorker::Retire { remaining } };
+            self.tell(worker, order);
         }
+    }
+
+    /// Those that are on their way out while the server stayed, with their deadlines.
+    pub(super) fn on_their_way_out(&self) -> Vec<(WorkerId, Option<Instant>)> {
+        let leaves = |p: &Proc| p.state == WorkerState::Draining && p.retiring;
+        self.procs.iter().filter(|(_, p)| leaves(p)).map(|(id, p)| (*id, p.deadline)).collect()
     }
 
     /// Lets one worker finish what it has while the server serves on.
