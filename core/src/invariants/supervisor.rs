@@ -295,9 +295,12 @@ impl SupervisorObserver {
             ToWorker::Drain { remaining } | ToWorker::Retire { remaining } => {
                 let for_server = matches!(message, ToWorker::Drain { .. });
                 known.told_leaving |= for_server;
-                require(3, "a worker is told the truth about its server", for_server == shutting_down, || {
-                    format!("{message:?} to {worker} while {:?}", s.state())
-                })?;
+                require(
+                    3,
+                    "a worker is told the truth about its server",
+                    for_server == shutting_down,
+                    || format!("{message:?} to {worker} while {:?}", s.state()),
+                )?;
                 let at = now + *remaining;
                 known.told_deadline = Some(known.told_deadline.map_or(at, |d| d.min(at)));
                 let failed = self.failed_generations.contains(&known.generation);
