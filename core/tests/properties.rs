@@ -51,10 +51,19 @@ fn policy() -> impl Strategy<Value = Policy> {
     let timeout = prop_oneof![Just(0.01), Just(0.3), Just(2.0), Just(20.0)];
     let request_timeout = prop_oneof![Just(None), Just(Some(0.2)), Just(Some(5.0))];
     let limit = prop_oneof![3 => Just(None), 1 => (1..4_u32).prop_map(Some)];
-    (timeout, delay, linger, request_timeout, limit).prop_map(
-        |(shutdown_timeout, drain_delay, keepalive_linger, request_timeout, max_connections)| {
+    let startup = prop_oneof![2 => Just(None), 1 => Just(Some(0.3)), 1 => Just(Some(4.0))];
+    (timeout, delay, linger, request_timeout, limit, startup).prop_map(
+        |(
+            shutdown_timeout,
+            drain_delay,
+            keepalive_linger,
+            request_timeout,
+            max_connections,
+            startup_timeout,
+        )| {
             let settings = PolicySettings {
                 shutdown_timeout,
+                startup_timeout,
                 drain_delay,
                 keepalive_linger,
                 request_timeout,

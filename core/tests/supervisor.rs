@@ -309,6 +309,78 @@ fn a_worker_that_cannot_leave_after_a_failed_start_is_killed() {
 }
 
 #[test]
+fn a_start_that_hangs_has_failed() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.says(1, FromWorker::Hello { version: VERSION });
+    server.wait(seconds(29.9));
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+    server.wait(seconds(0.1));
+    let said = Event::WorkerStartTimedOut { worker: 1, timeout: seconds(30.0) };
+    assert!(server.has_said(&Output::Report(said)));
+    assert!(server.has_said(&Output::Kill { worker: 1 }));
+    server.dies(1, ExitStatus::Signal(9));
+    server.wait(seconds(0.1));
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::START_FAILED));
+}
+
+#[test]
+fn a_process_that_does_not_even_say_hello_has_failed_to_start() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.wait(seconds(30.0));
+    assert!(server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
+fn one_that_hangs_ends_the_start_of_the_others() {
+    let mut server = Server::new(2, |p| p.startup_timeout = Some(30.0));
+    server.ready(1);
+    server.says(2, FromWorker::Hello { version: VERSION });
+    server.wait(seconds(30.0));
+    server.feed(Input::AcceptBlocked);
+    server.dies(2, ExitStatus::Signal(9));
+    server.stops(1);
+    server.wait(seconds(0.1));
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::START_FAILED));
+}
+
+#[test]
+fn a_worker_that_is_ready_in_time_is_never_killed_for_its_start() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.wait(seconds(29.9));
+    server.ready(1);
+    server.wait(seconds(100.0));
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
+fn a_reload_that_hangs_has_failed_and_the_old_generation_serves_on() {
+    let mut server = Server::started(2, |p| p.startup_timeout = Some(30.0));
+    server.signal(Signal::Hup);
+    server.ready(3);
+    server.wait(seconds(30.0));
+    assert!(server.has_said(&Output::Report(Event::ReloadFailed { generation: 2 })), "before its process is gone");
+    assert_eq!(server.machine.state(), State::Running);
+    assert!(matches!(server.accept(), Placement::Worker(1 | 2)));
+    // What hangs cannot stand in the way of the next one.
+    server.signal(Signal::Hup);
+    assert_eq!(server.machine.state(), State::Reloading);
+}
+
+#[test]
+fn a_replacement_that_hangs_is_tried_again_after_a_pause() {
+    let mut server = Server::started(2, |p| p.startup_timeout = Some(30.0));
+    server.dies(1, ExitStatus::Signal(11));
+    server.said.clear();
+    server.wait(seconds(30.0));
+    assert!(server.has_said(&Output::Kill { worker: 3 }));
+    server.wait(seconds(1.0));
+    assert_eq!(server.spawned(), [4]);
+    assert_eq!(server.machine.state(), State::Running);
+}
+
+#[test]
 fn a_crash_loop_ends_in_its_own_exit_code() {
     let mut server = Server::started(1, |_| {});
     for worker in 1..=8 {

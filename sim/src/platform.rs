@@ -218,7 +218,7 @@ impl<N: SimNet> Cluster<N> {
                 let (this, pod, instance) = (Arc::clone(&self), Arc::clone(&pod), Arc::clone(&instance));
                 self.net.spawn(KUBELET, async move { this.probe(pod, instance).await });
             }
-            // `TimeoutStartSec`, or a startup probe: pounce itself waits for its application as long as it takes.
+            // `TimeoutStartSec`, or a startup probe: without `startup_timeout` pounce waits for its application for ever.
             let patience = Duration::from_millis(START_PATIENCE_MS);
             if tokio::time::timeout(patience, instance.wait()).await.is_err() {
                 if instance.history().ready.is_none() && self.kind() != PlatformKind::Bare {

@@ -109,6 +109,8 @@ pub struct Server {
     pub workers: u32,
     pub drain_delay_ms: u64,
     pub shutdown_timeout_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_timeout_ms: Option<u64>,
     pub keepalive_linger_ms: u64,
     pub keep_alive_timeout_ms: u64,
     pub header_timeout_ms: u64,
@@ -129,6 +131,7 @@ impl Server {
         let seconds = |ms: u64| ms as f64 / 1000.0;
         Policy::new(PolicySettings {
             shutdown_timeout: seconds(self.shutdown_timeout_ms),
+            startup_timeout: self.startup_timeout_ms.map(seconds),
             drain_delay: seconds(self.drain_delay_ms),
             keepalive_linger: seconds(self.keepalive_linger_ms),
             keep_alive_timeout: seconds(self.keep_alive_timeout_ms),
@@ -734,6 +737,7 @@ impl Scenario {
             } as u32,
             drain_delay_ms: if swarm.drain_delay { rng.log_between(100, 15_000) } else { 0 },
             shutdown_timeout_ms: rng.log_between(500, 30_000),
+            startup_timeout_ms: draw_startup_timeout(seed, &app),
             keepalive_linger_ms: rng.pick(&[0, 50, 200, 500, 500, 2000]),
             keep_alive_timeout_ms: rng.pick(&[1000, 5000, 75_000, 75_000]),
             header_timeout_ms: rng.pick(&[1000, 10_000, 10_000]),
@@ -1101,6 +1105,13 @@ impl Swarm {
             },
         }
     }
+}
+
+/// Long enough for every start that does not hang, and from a source of its own: what else a seed means stays what it was.
+fn draw_startup_timeout(seed: u64, app: &App) -> Option<u64> {
+    let mut rng = Rng::fork(seed, 3);
+    let spare = 100 + rng.log_between(1, 4000);
+    rng.chance(60).then(|| app.boot.max_ms() + spare)
 }
 
 fn draw_latency(rng: &mut Rng) -> Dist {

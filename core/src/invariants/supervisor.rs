@@ -16,6 +16,7 @@ struct Known {
     number: u32,
     generation: u32,
     since: Instant,
+    started: Instant,
     hello: bool,
     ready: bool,
     /// It was told that the server leaves.
@@ -260,6 +261,7 @@ impl SupervisorObserver {
             number,
             generation,
             since: now,
+            started: now,
             hello: false,
             ready: false,
             told_leaving: false,
@@ -354,6 +356,10 @@ impl SupervisorObserver {
                     format!("{delay:?} after {deaths} deaths of {worker}")
                 })
             }
+            Event::WorkerStartTimedOut { .. } => {
+                self.start_failed = true;
+                Ok(())
+            }
             Event::CrashLoop { .. } => {
                 self.crash_loop = true;
                 Ok(())
@@ -424,6 +430,14 @@ impl SupervisorObserver {
             let bound = deadline + EXIT_GRACE;
             require(17, "a timer bounds every shutdown", timeout.is_some_and(|at| at <= bound), || {
                 format!("next at {timeout:?}, but the bound is {bound}")
+            })?;
+        }
+        if let (Some(limit), false) = (s.policy().startup_timeout, self.shutting_down) {
+            let starts = |k: &&Known| !k.ready && !k.is_over() && k.told_deadline.is_none();
+            let due = self.workers.values().filter(starts).map(|k| k.started + limit).min();
+            let waits = due.is_none_or(|due| self.last < due && timeout.is_some_and(|at| at <= due));
+            require(21, "a start that takes too long has failed", !self.settled || waits, || {
+                format!("due at {due:?}, now {}, next at {timeout:?}", self.last)
             })?;
         }
         if self.shutting_down && !self.exited {

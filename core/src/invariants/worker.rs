@@ -89,7 +89,8 @@ impl WorkerObserver {
                 }
                 ToWorker::Retire { remaining } => self.ends_at(now + *remaining),
                 ToWorker::Abort => {
-                    self.server_leaves |= self.phase < Phase::Draining;
+                    // Who was told to retire before is at its own end only.
+                    self.server_leaves |= self.deadline.is_none();
                     self.ends_at(now);
                 }
                 ToWorker::LastDeal => self.last_deal = true,
@@ -165,7 +166,8 @@ impl WorkerObserver {
     fn entered(&mut self, now: Instant, phase: Phase) -> Result<(), Violation> {
         let before = std::mem::replace(&mut self.phase, phase);
         require(14, "phases only go forward", phase > before, || format!("{phase:?} after {before:?}"))?;
-        require(3, "readiness goes first", !self.server_leaves || self.not_ready, || format!("{phase:?}"))?;
+        let first = phase != Phase::LameDuck || self.not_ready;
+        require(3, "readiness goes first", first, || format!("{phase:?}"))?;
         if phase != Phase::Aborting {
             return Ok(());
         }
