@@ -186,7 +186,9 @@ impl Event {
                 Severity::Warning
             }
             WorkerDied { .. } | ReloadIgnored | TooManyConnections { .. } => Severity::Warning,
-            WorkerStartFailed { .. } | WorkerDiedStarting { .. } | WorkerStartTimedOut { .. } => Severity::Error,
+            WorkerStartFailed { .. } | WorkerDiedStarting { .. } | WorkerStartTimedOut { .. } => {
+                Severity::Error
+            }
             CrashLoop { .. } | ReloadFailed { .. } => Severity::Error,
         }
     }

@@ -43,11 +43,13 @@ pub const BOOT_KILL_GRACE: Duration = Duration::from_millis(500);
 
 /// First pause before a worker that died is started again, from the second death in a row in its place on. Doubles up to [`BACKOFF_MAX`].
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause before a worker that died is started again.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Longest pause before a worker that died is started again. Long, because the others serve meanwhile, and each try costs
+/// them an import's time and the log a traceback; SIGHUP does not wait for it.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A worker that served this long has left the row of deaths behind it.
 pub const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Deaths in a row in the place of one worker after which the server gives up.
+/// Deaths in a row in the place of one worker after which the server gives up, unless another worker has left the row
+/// of deaths behind it: then that one serves on, and this place is tried again.
 pub const CRASH_LOOP_DEATHS: u32 = 8;
 
 /// How often, at most, a worker reports its counts, and only when they changed.

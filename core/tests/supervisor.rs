@@ -360,7 +360,10 @@ fn a_reload_that_hangs_has_failed_and_the_old_generation_serves_on() {
     server.signal(Signal::Hup);
     server.ready(3);
     server.wait(seconds(30.0));
-    assert!(server.has_said(&Output::Report(Event::ReloadFailed { generation: 2 })), "before its process is gone");
+    assert!(
+        server.has_said(&Output::Report(Event::ReloadFailed { generation: 2 })),
+        "before its process is gone"
+    );
     assert_eq!(server.machine.state(), State::Running);
     assert!(matches!(server.accept(), Placement::Worker(1 | 2)));
     // What hangs cannot stand in the way of the next one.
@@ -387,6 +390,58 @@ fn a_crash_loop_ends_in_its_own_exit_code() {
         server.ready(worker);
         server.dies(worker, ExitStatus::Signal(11));
         server.wait(seconds(6.0));
+    }
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));
+}
+
+/// A server of two workers, the first of which dies and cannot be replaced `times` times in a row.
+fn with_one_place_that_stays_empty(times: u64) -> Server {
+    let mut server = Server::started(2, |_| {});
+    server.wait(seconds(11.0));
+    server.dies(1, ExitStatus::Signal(9));
+    for worker in 3..3 + times {
+        server.wait(seconds(60.0));
+        server.says(worker, FromWorker::Hello { version: VERSION });
+        server.says(worker, FromWorker::StartFailed { message: "SyntaxError".into() });
+        server.dies(worker, ExitStatus::Code(3));
+    }
+    server
+}
+
+#[test]
+fn a_place_that_cannot_be_filled_does_not_take_those_who_serve_with_it() {
+    let mut server = with_one_place_that_stays_empty(20);
+    assert_eq!(server.machine.state(), State::Running);
+    assert_eq!(server.accept(), Placement::Worker(2));
+    server.said.clear();
+    server.wait(seconds(60.0));
+    assert_eq!(server.spawned().len(), 1, "it is tried again, and not too often");
+}
+
+#[test]
+fn a_place_that_cannot_be_filled_ends_the_server_once_nobody_serves() {
+    let mut server = with_one_place_that_stays_empty(8);
+    server.dies(2, ExitStatus::Signal(9));
+    for worker in 11..20 {
+        server.dies(worker, ExitStatus::Code(3));
+        server.wait(seconds(60.0));
+    }
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));
+}
+
+#[test]
+fn workers_that_all_keep_dying_are_a_crash_loop() {
+    let mut server = Server::started(2, |_| {});
+    for worker in (1..=16).step_by(2) {
+        for worker in [worker, worker + 1] {
+            server.ready(worker);
+            server.wait(seconds(5.0));
+        }
+        server.dies(worker, ExitStatus::Signal(11));
+        server.dies(worker + 1, ExitStatus::Signal(11));
+        server.wait(seconds(60.0));
     }
     server.feed(Input::AcceptBlocked);
     assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));

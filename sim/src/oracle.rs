@@ -515,7 +515,24 @@ impl Judge<'_> {
         let retires = self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. }));
         let (mut reloading, mut failed, mut new, mut leaving) = (false, false, 0, 0u32);
         let mut restarts: BTreeMap<u32, u64> = BTreeMap::new();
+        // Who serves, by place and generation, and since when.
+        let mut serving: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         for (at, event) in &history.log {
+            match event {
+                Event::WorkerReady { worker, generation } => {
+                    serving.insert((*worker, *generation), *at);
+                }
+                Event::WorkerDied { worker, .. } => serving.retain(|(place, _), _| place != worker),
+                Event::ReloadFailed { generation } => serving.retain(|(_, g), _| g != generation),
+                Event::ReloadFinished { generation } => serving.retain(|(_, g), _| g == generation),
+                Event::CrashLoop { .. } => {
+                    let stable = STABLE_AFTER.as_millis() as u64;
+                    if serving.values().any(|since| since + stable <= *at) {
+                        problems.push(format!("pod-{pod}: gives up at {at} ms, although a worker serves"));
+                    }
+                }
+                _ => {}
+            }
             match event {
                 Event::ReloadStarted { generation } => {
                     reloading = true;

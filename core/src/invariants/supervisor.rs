@@ -215,7 +215,7 @@ impl SupervisorObserver {
         match output {
             Output::Spawn { worker, number, generation } => self.spawned(now, *worker, *number, *generation),
             Output::Tell { worker, message } => self.told(s, now, *worker, message),
-            Output::Kill { worker } => self.killed(now, *worker),
+            Output::Kill { worker } => self.killed(s, now, *worker),
             Output::RefuseNew => {
                 self.refused_new = true;
                 self.backlog_empty = false;
@@ -331,9 +331,12 @@ impl SupervisorObserver {
         }
     }
 
-    fn killed(&mut self, now: Instant, worker: WorkerId) -> Result<(), Violation> {
+    fn killed(&mut self, s: &Supervisor, now: Instant, worker: WorkerId) -> Result<(), Violation> {
         let Some(known) = self.workers.get_mut(&worker) else { return Ok(()) };
         known.killed = true;
+        // It said so in the instant in which its time was over, and the decision had been made.
+        let limit = s.policy().startup_timeout;
+        known.ready &= limit.is_none_or(|limit| known.since < known.started + limit);
         let after = |at: Option<Instant>| at.is_some_and(|at| at + KILL_GRACE <= now);
         let fair = !known.ready || self.quit || after(known.aborted_at) || after(known.stopped_at);
         require(13, "no worker is killed before its own end of time", fair, || {
@@ -362,7 +365,13 @@ impl SupervisorObserver {
             }
             Event::CrashLoop { .. } => {
                 self.crash_loop = true;
-                Ok(())
+                let stable = |k: &&Known| {
+                    k.ready && !k.is_over() && k.told_deadline.is_none() && now.since(k.since) >= STABLE_AFTER
+                };
+                let stable = self.workers.values().filter(stable).count();
+                require(23, "the server does not give up while somebody serves", stable == 0, || {
+                    format!("{stable} at {now}")
+                })
             }
             Event::ReloadStarted { .. } => {
                 self.deaths.clear();

@@ -405,12 +405,18 @@ impl Supervisor {
         self.another_death(now, dead.number);
     }
 
-    /// Replaces a worker: at once the first time, then with growing pauses, then not at all.
+    /// Somebody serves, and has done so for a while: whatever keeps the others from starting, it is not down.
+    fn serves_in_earnest(&self, now: Instant) -> bool {
+        let stable = |p: &Proc| p.state == WorkerState::Ready && now.since(p.since) >= STABLE_AFTER;
+        self.procs.values().any(stable)
+    }
+
+    /// Replaces a worker: at once the first time, then with growing pauses, and not at all when nobody serves any more.
     fn another_death(&mut self, now: Instant, number: u32) {
         let slot = &mut self.slots[number as usize - 1];
         slot.deaths = slot.deaths.saturating_add(1);
         let deaths = slot.deaths;
-        if deaths >= CRASH_LOOP_DEATHS {
+        if deaths >= CRASH_LOOP_DEATHS && !self.serves_in_earnest(now) {
             self.report(Event::CrashLoop { deaths });
             return self.give_up(now, exit::CRASH_LOOP);
         }
