@@ -86,11 +86,11 @@ fn s36_an_import_that_hangs_is_a_failed_start_that_names_the_worker_the_time_and
 fn s30_a_reload_whose_import_hangs_fails_and_the_old_generation_serves_on() {
     let code = Code::new("good");
     // Enough for a start on a machine that is busy.
-    let mut server = code.server().workers(2).args(["--startup-timeout", "12"]).start();
+    let mut server = code.server().workers(2).args(["--startup-timeout", "20"]).start();
     let before = server.workers();
     code.change("hang");
     server.signal(Signal::HUP);
-    server.wait_for_line("was not ready within startup_timeout (12.0s)");
+    server.wait_for_line("was not ready within startup_timeout (20.0s)");
     server.wait_for_line("Generation 2 did not start — the old workers serve on");
     server.get("/").status(200);
     wait_until("those that hung are gone", SLACK, || server.workers() == before);
