@@ -11,7 +11,7 @@ use pounce_core::policy::{CLOSE_LINGER, CLOSE_SETTLE, FRESH_LINGER, KILL_GRACE, 
 
 use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
-use crate::net::{Facts, SimNet};
+use crate::net::{Facts, HostId, SimNet};
 use crate::scenario::{FaultKind, RequestKind};
 use crate::world::{Attempt, Served, World};
 
@@ -494,6 +494,7 @@ impl Judge<'_> {
             problems.push(format!("pod-{pod}: the server is gone, a worker is not"));
         }
         self.supervision(instance, &history, problems);
+        self.giving_up(&history, pod, problems);
         let most = history.workers.iter().map(|w| w.number).max().unwrap_or(0);
         if most > s.workers {
             problems.push(format!("pod-{pod}: worker number {most} of {}", s.workers));
@@ -508,13 +509,9 @@ impl Judge<'_> {
         }
     }
 
-    /// Reloads, restarts and late starts.
-    fn supervision(&self, instance: &Arc<Instance>, history: &History, problems: &mut Vec<String>) {
+    /// A server does not end on account of a place that cannot be filled while another worker serves, and has for a while.
+    fn giving_up(&self, history: &History, pod: HostId, problems: &mut Vec<String>) {
         use pounce_core::Event;
-        let pod = instance.pod;
-        let retires = self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. }));
-        let (mut reloading, mut failed, mut new, mut leaving) = (false, false, 0, 0u32);
-        let mut restarts: BTreeMap<u32, u64> = BTreeMap::new();
         // Who serves, by place and generation, and since when.
         let mut serving: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         for (at, event) in &history.log {
@@ -533,6 +530,17 @@ impl Judge<'_> {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Reloads, restarts and late starts.
+    fn supervision(&self, instance: &Arc<Instance>, history: &History, problems: &mut Vec<String>) {
+        use pounce_core::Event;
+        let pod = instance.pod;
+        let retires = self.has_fault(|f| matches!(f, FaultKind::TermWorker { .. }));
+        let (mut reloading, mut failed, mut new, mut leaving) = (false, false, 0, 0u32);
+        let mut restarts: BTreeMap<u32, u64> = BTreeMap::new();
+        for (at, event) in &history.log {
             match event {
                 Event::ReloadStarted { generation } => {
                     reloading = true;
