@@ -22,7 +22,7 @@ use crate::runtime::{Ending, RequestBody};
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Request body bytes after which nothing more is read ahead of the application.
-const READ_AHEAD_BYTES: usize = 256 * 1024;
+const READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// Chunks below this are joined into one frame: the application's message boundaries mean nothing on the wire.
 const JOIN_BYTES: usize = 4096;
@@ -98,7 +98,10 @@ struct Answer {
 /// What `receive()` gives to the application.
 pub enum Received {
     /// The body's next bytes, in the pieces in which they came.
-    Request { body: VecDeque<Bytes>, more: bool },
+    Request {
+        body: VecDeque<Bytes>,
+        more: bool,
+    },
     Disconnect,
 }
 

@@ -19,6 +19,7 @@ use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
 #[cfg(not(feature = "abi3"))]
 use crate::first_step::LateTasks;
+use crate::heap;
 use crate::poller::Descriptors;
 use crate::request::Done;
 use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
@@ -65,6 +66,7 @@ impl Worker {
         }
         // SAFETY: the supervisor made the descriptor for this process and nobody else here knows of it.
         let control = unsafe { OwnedFd::from_raw_fd(control_fd) };
+        heap::keep_freed_blocks();
         let driver = Driver::start()?;
         let descriptors = Descriptors::new(driver.handle())?;
         let ((handle, info), mut terminate) = py.detach(|| {
