@@ -172,7 +172,7 @@ impl Request {
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
-        let sent = match message::parse(message, &this.bridge.known_headers)? {
+        let sent = match message::parse(message, &this.bridge.known_headers, this.exchange.request_fields)? {
             Message::Body { body, more } => this.exchange.send_body(body, more),
             Message::Head { status, headers, content_length } => {
                 this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
@@ -214,11 +214,10 @@ impl Request {
         let aside = self.handler().aside.take();
         match aside {
             // The task was cancelled in the handler's first step, and finds out that there is something to cancel.
-            Some(Ok(Some(awaited))) => {
-                if cancelled(py, &awaited, &exception.get_item(0)?) {
-                    return Ok(awaited);
-                }
+            Some(Ok(Some(awaited))) if cancelled(py, &awaited, &exception.get_item(0)?) => {
+                return Ok(awaited);
             }
+            Some(Ok(Some(_))) => {}
             Some(Ok(None)) => return Err(PyErr::from_value(exception.get_item(0)?)),
             Some(Err(error)) => return Err(error),
             None => {}
