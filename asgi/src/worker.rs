@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pounce_core::Policy;
 use pounce_runtime_tokio::logging;
-use pounce_settings::{LogFormat, LogLevel, Settings};
+use pounce_settings::Settings;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -22,7 +22,7 @@ use crate::first_step::LateTasks;
 use crate::heap;
 use crate::poller::Descriptors;
 use crate::request::Done;
-use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
+use crate::runtime::{self, HostCommand, StartInfo, WorkerHandle};
 use crate::scope::Scopes;
 use crate::service::Asgi;
 use crate::task_set::TaskSet;
@@ -79,7 +79,7 @@ impl Worker {
 
         let settings: Settings = serde_json::from_str(&info.settings)
             .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
-        logging::init(log_format(&settings), log_level(&settings));
+        logging::init(settings.log_format.into(), settings.log_level.into());
         let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
 
         let retire = handle.clone();
@@ -204,17 +204,9 @@ impl Worker {
 
     /// Tells the supervisor that the worker is ready, and serves.
     fn serve(&self) {
-        let settings = &self.settings;
-        let options = ServeOptions {
-            health_check_path: settings.health_check_path.clone(),
-            access_log: settings.access_log,
-            max_body_size: settings.max_body_size,
-            max_headers: settings.max_headers as usize,
-            max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
-            date_header: true,
-        };
         let _context = self.driver.handle().enter();
-        self.handle.serve(Asgi { driver: Arc::clone(&self.driver) }, self.policy, options);
+        let app = Asgi { driver: Arc::clone(&self.driver) };
+        self.handle.serve(app, self.policy, (&self.settings).into());
     }
 
     /// Whether the first step of a task is to be had by way of `call_soon` (see there).
@@ -343,23 +335,6 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the selector is closed"))
-    }
-}
-
-fn log_format(settings: &Settings) -> logging::Format {
-    match settings.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    }
-}
-
-fn log_level(settings: &Settings) -> logging::Level {
-    match settings.log_level {
-        LogLevel::Error => logging::Level::Error,
-        LogLevel::Warning => logging::Level::Warning,
-        LogLevel::Info => logging::Level::Info,
-        LogLevel::Debug => logging::Level::Debug,
-        LogLevel::Trace => logging::Level::Trace,
     }
 }
 
