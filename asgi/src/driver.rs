@@ -153,6 +153,7 @@ impl Driver {
             block,
             wakers,
             events,
+            timer: false,
             first_poll: true,
         });
         self.end_driving();
@@ -264,6 +265,8 @@ struct Turn<'a> {
     block: bool,
     wakers: Vec<Waker>,
     events: &'a mut Vec<Event>,
+    /// The timer went off, which it says once: perhaps at the first poll, which never is the last.
+    timer: bool,
     first_poll: bool,
 }
 
@@ -276,7 +279,8 @@ impl Future for Turn<'_> {
             waker.wake();
         }
         let descriptors = this.descriptors.poll_ready(cx);
-        let timer = this.descriptors.poll_timer(cx);
+        this.timer |= this.descriptors.poll_timer(cx);
+        let timer = this.timer;
         let mut shared = this.driver.shared();
         let something = !this.block || descriptors || timer || !shared.events.is_empty();
         if something && !this.first_poll {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -18,8 +18,11 @@ use crate::connection::Connection;
 use crate::driver::{Driver, Event, set_waker};
 use crate::runtime::{Ending, RequestBody};
 
-/// Request body bytes that are read ahead of the application, and response bytes that are queued before `send()` waits.
-pub const BUFFER_BYTES: usize = 64 * 1024;
+/// Response bytes that are queued before `send()` waits.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Request body bytes after which nothing more is read ahead of the application.
+const READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// Chunks below this are joined into one frame: the application's message boundaries mean nothing on the wire.
 const JOIN_BYTES: usize = 4096;
@@ -47,7 +50,8 @@ struct State {
     request_body_delivered: bool,
     /// False after `Expect: 100-continue` until the application asks for the body: reading it sends the 100.
     request_body_wanted: bool,
-    pump: Option<Waker>,
+    /// The task that reads the request body, when it waits for the application: hyper's, or the pump.
+    reader: Option<Waker>,
     receivers: Vec<Py<PyAny>>,
 
     response: ResponseState,
@@ -100,7 +104,11 @@ struct Answer {
 
 /// What `receive()` gives to the application.
 pub enum Received {
-    Request { body: Bytes, more: bool },
+    /// The body's next bytes, in the pieces in which they came.
+    Request {
+        body: VecDeque<Bytes>,
+        more: bool,
+    },
     Disconnect,
 }
 
@@ -142,7 +150,7 @@ impl Exchange {
                 request_body: if complete { RequestBodyState::Complete } else { RequestBodyState::Open },
                 request_body_delivered: false,
                 request_body_wanted: wanted,
-                pump: None,
+                reader: None,
                 receivers: Vec::new(),
                 response: ResponseState::Nothing,
                 answer: None,
@@ -178,11 +186,9 @@ impl Exchange {
         let received = state.next_received();
         if matches!(received, Some(Received::Request { more: true, .. })) {
             // There is room again.
-            let pump = state.pump.take();
+            let reader = state.reader.take();
             drop(state);
-            if let Some(pump) = pump {
-                self.driver.wake(pump);
-            }
+            self.wake(reader);
         }
         received
     }
@@ -196,9 +202,9 @@ impl Exchange {
         state.receivers.push(future);
         if !state.request_body_wanted {
             state.request_body_wanted = true;
-            let pump = state.pump.take();
+            let reader = state.reader.take();
             drop(state);
-            self.wake(pump);
+            self.wake(reader);
         }
         true
     }
@@ -337,8 +343,11 @@ impl Exchange {
         let hyper = state.hyper.take();
         let sent = if state.can_send() { Sent::Done } else { Sent::Full };
         // A `receive()` that waits gets its `http.disconnect`, and the rest of the request is let go.
-        let (receivers, pump) =
-            if more { (Vec::new(), None) } else { (std::mem::take(&mut state.receivers), state.pump.take()) };
+        let (receivers, reader) = if more {
+            (Vec::new(), None)
+        } else {
+            (std::mem::take(&mut state.receivers), state.reader.take())
+        };
         drop(guard);
         if useless {
             tracing::warn!(
@@ -346,7 +355,7 @@ impl Exchange {
             );
         }
         self.wake(hyper);
-        self.wake(pump);
+        self.wake(reader);
         if !receivers.is_empty() {
             self.driver.push_all(receivers.into_iter().map(Event::Wake));
         }
@@ -386,12 +395,12 @@ impl Exchange {
             state.response = ResponseState::Aborted;
         }
         let hyper = state.hyper.take();
-        let pump = state.pump.take();
+        let reader = state.reader.take();
         // To stop when the client has left is no mistake.
         let finished = if state.peer_ended { Finished::Closed } else { finished };
         drop(state);
         self.wake(hyper);
-        self.wake(pump);
+        self.wake(reader);
         finished
     }
 
@@ -454,13 +463,13 @@ impl Exchange {
         state.closed = true;
         state.queue.clear();
         state.queued_bytes = 0;
-        let pump = state.pump.take();
+        let reader = state.reader.take();
         let waiting: Vec<_> = {
             let State { receivers, senders, .. } = &mut *state;
             receivers.drain(..).chain(senders.drain(..)).collect()
         };
         drop(state);
-        self.wake(pump);
+        self.wake(reader);
         let given_up = matches!(self.connection.info.ending(), Some(Ending::RequestTimeout | Ending::Forced));
         let cancel = given_up.then(|| Event::Cancel(Arc::clone(self)));
         if !waiting.is_empty() || cancel.is_some() {
@@ -504,49 +513,39 @@ impl Exchange {
         }
     }
 
-    /// Reads the request body ahead of the application, at most [`BUFFER_BYTES`]; ends when nobody wants it any more.
-    pub async fn pump(self: Arc<Self>, mut body: RequestBody) {
-        std::future::poll_fn(move |cx| {
-            loop {
-                {
-                    let mut state = self.state();
-                    if state.closed
-                        || matches!(state.response, ResponseState::Complete | ResponseState::Aborted)
-                    {
-                        return Poll::Ready(());
-                    }
-                    set_waker(&mut state.pump, cx);
-                    if state.received_bytes >= BUFFER_BYTES || !state.request_body_wanted {
-                        return Poll::Pending;
-                    }
+    /// Reads the request body ahead of the application. Ready when no more of it is wanted.
+    pub fn poll_read_ahead(&self, body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            {
+                let mut state = self.state();
+                if !state.wants_body() {
+                    return Poll::Ready(());
                 }
-                match std::task::ready!(Pin::new(&mut body).poll_frame(cx)) {
-                    Some(Ok(frame)) => {
-                        // Trailers of a request have no place in ASGI.
-                        if let Ok(data) = frame.into_data() {
-                            let now = if body.is_end_stream() {
-                                RequestBodyState::Complete
-                            } else {
-                                RequestBodyState::Open
-                            };
-                            self.push_received(Some(data), now);
-                            if now == RequestBodyState::Complete {
-                                return Poll::Ready(());
-                            }
-                        }
-                    }
-                    None => {
-                        self.push_received(None, RequestBodyState::Complete);
-                        return Poll::Ready(());
-                    }
-                    Some(Err(_)) => {
-                        self.push_received(None, RequestBodyState::Broken);
-                        return Poll::Ready(());
-                    }
+                set_waker(&mut state.reader, cx);
+                if state.received_bytes >= READ_AHEAD_BYTES || !state.request_body_wanted {
+                    return Poll::Pending;
                 }
             }
-        })
-        .await;
+            let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+            let now = match &frame {
+                Some(Ok(_)) if !body.is_end_stream() => RequestBodyState::Open,
+                Some(Ok(_)) | None => RequestBodyState::Complete,
+                Some(Err(_)) => RequestBodyState::Broken,
+            };
+            // Trailers of a request have no place in ASGI.
+            self.push_received(frame.and_then(|frame| frame.ok()?.into_data().ok()), now);
+        }
+    }
+
+    /// Whether the application may still ask for the request body.
+    pub fn wants_body(&self) -> bool {
+        self.state().wants_body()
+    }
+
+    /// Reads the request body of a response that is streamed: hyper looks at it only when the client takes its bytes, and a
+    /// client may want to send all of its own first.
+    pub async fn pump(self: Arc<Self>, mut body: Box<RequestBody>) {
+        std::future::poll_fn(|cx| self.poll_read_ahead(&mut body, cx)).await;
     }
 
     /// Forgets the place in the bridge's table and returns it.
@@ -568,6 +567,12 @@ pub enum Finished {
 }
 
 impl State {
+    fn wants_body(&self) -> bool {
+        !self.closed
+            && self.request_body == RequestBodyState::Open
+            && !matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
+    }
+
     fn can_receive(&self) -> bool {
         self.closed
             || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
@@ -589,7 +594,7 @@ impl State {
         {
             return Some(Received::Disconnect);
         }
-        let body = join_all(&mut self.received);
+        let body = std::mem::take(&mut self.received);
         self.received_bytes = 0;
         let more = self.request_body != RequestBodyState::Complete;
         self.request_body_delivered = !more;

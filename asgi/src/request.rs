@@ -1,8 +1,10 @@
 //! A request as Python sees it: the coroutine that its task runs, and what `receive` and `send` return.
 
+use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use http::{Method, Uri};
 use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -370,6 +372,16 @@ fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyErr {
     }
 }
 
+/// The pieces as one `bytes`, copied once.
+fn bytes_of<'py>(py: Python<'py>, pieces: &VecDeque<Bytes>) -> PyResult<Bound<'py, PyBytes>> {
+    if let (Some(piece), 1) = (pieces.front(), pieces.len()) {
+        return Ok(PyBytes::new(py, piece));
+    }
+    PyBytes::new_with_writer(py, pieces.iter().map(Bytes::len).sum(), |writer| {
+        pieces.iter().try_for_each(|piece| writer.write_bytes(piece))
+    })
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Receive,
@@ -405,7 +417,7 @@ impl Waiter {
                     }
                     Received::Request { body, more } => {
                         message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
-                        message.set_item(intern!(py, "body"), PyBytes::new(py, &body))?;
+                        message.set_item(intern!(py, "body"), bytes_of(py, &body)?)?;
                         message.set_item(intern!(py, "more_body"), more)?;
                     }
                 }

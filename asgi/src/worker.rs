@@ -8,7 +8,7 @@ use std::time::Duration;
 use pounce_core::Policy;
 use pounce_runtime_tokio::logging;
 use pounce_runtime_tokio::os::process::HELD_BACK;
-use pounce_settings::{LogFormat, LogLevel, Settings};
+use pounce_settings::Settings;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -20,9 +20,10 @@ use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
 #[cfg(not(feature = "abi3"))]
 use crate::first_step::LateTasks;
+use crate::heap;
 use crate::poller::Descriptors;
 use crate::request::Done;
-use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
+use crate::runtime::{self, HostCommand, StartInfo, WorkerHandle};
 use crate::scope::Scopes;
 use crate::service::Asgi;
 use crate::task_set::TaskSet;
@@ -66,6 +67,7 @@ impl Worker {
         }
         // SAFETY: the supervisor made the descriptor for this process and nobody else here knows of it.
         let control = unsafe { OwnedFd::from_raw_fd(control_fd) };
+        heap::keep_freed_blocks();
         let driver = Driver::start()?;
         let descriptors = Descriptors::new(driver.handle())?;
         let ((handle, info), mut terminate) = py.detach(|| {
@@ -82,7 +84,7 @@ impl Worker {
 
         let settings: Settings = serde_json::from_str(&info.settings)
             .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
-        logging::init(log_format(&settings), log_level(&settings));
+        logging::init(settings.log_format.into(), settings.log_level.into());
         let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
 
         let retire = handle.clone();
@@ -207,17 +209,9 @@ impl Worker {
 
     /// Tells the supervisor that the worker is ready, and serves.
     fn serve(&self) {
-        let settings = &self.settings;
-        let options = ServeOptions {
-            health_check_path: settings.health_check_path.clone(),
-            access_log: settings.access_log,
-            max_body_size: settings.max_body_size,
-            max_headers: settings.max_headers as usize,
-            max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
-            date_header: true,
-        };
         let _context = self.driver.handle().enter();
-        self.handle.serve(Asgi { driver: Arc::clone(&self.driver) }, self.policy, options);
+        let app = Asgi { driver: Arc::clone(&self.driver) };
+        self.handle.serve(app, self.policy, (&self.settings).into());
     }
 
     /// Whether the first step of a task is to be had by way of `call_soon` (see there).
@@ -347,23 +341,6 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the selector is closed"))
-    }
-}
-
-fn log_format(settings: &Settings) -> logging::Format {
-    match settings.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    }
-}
-
-fn log_level(settings: &Settings) -> logging::Level {
-    match settings.log_level {
-        LogLevel::Error => logging::Level::Error,
-        LogLevel::Warning => logging::Level::Warning,
-        LogLevel::Info => logging::Level::Info,
-        LogLevel::Debug => logging::Level::Debug,
-        LogLevel::Trace => logging::Level::Trace,
     }
 }
 

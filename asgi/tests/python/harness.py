@@ -200,6 +200,11 @@ class Worker:
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def page_faults(self) -> int:
+        """How often the process touched a page of memory that it had to be given first."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[7])
+
     # --- clients ---
 
     def connect(self) -> socket.socket:
