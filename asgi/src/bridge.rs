@@ -200,32 +200,22 @@ impl Bridge {
         Ok(task)
     }
 
-    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started.
+    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started. `checked`: with
+    /// the checks of asyncio's own, for debug mode.
     pub fn call_soon<'py>(
         &self,
         py: Python<'py>,
         callback: &Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
+        checked: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let objects = self.objects(py)?;
         if self.capture(objects, callback, context) {
             return Ok(py.None().into_bound(py));
         }
-        self.queue(py, objects, callback, args, context)
-    }
-
-    /// As [`Bridge::call_soon`], but by asyncio's own, with its checks.
-    pub fn call_soon_debug<'py>(
-        &self,
-        py: Python<'py>,
-        callback: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let objects = self.objects(py)?;
-        if self.capture(objects, callback, context) {
-            return Ok(py.None().into_bound(py));
+        if !checked {
+            return self.queue(py, objects, callback, args, context);
         }
         let mut positional = vec![callback.clone()];
         positional.extend(args.iter());

@@ -221,7 +221,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, false)
     }
 
     /// As `call_soon`, for a loop in debug mode, whose own checks are wanted.
@@ -233,7 +233,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon_debug(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, true)
     }
 
     /// The application's shutdown is done.

@@ -71,6 +71,30 @@ class Driving(TestCase):
             client.sendall(b"GET /block HTTP/1.1\r\nhost: test\r\n\r\n")
             read_until(client, b"second")
 
+    def test_a_timer_that_runs_out_before_the_loop_waits_for_it_is_not_lost(self):
+        # The selector looks at `_scheduled` between setting its timer and waiting: long enough here for the standby
+        # thread to be driving when the timer goes off.
+        worker = self.served(
+            """
+    async def nap(scope, receive, send):
+        # Out of select(), which looks there after the first step too.
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+
+        class SlowToWait(type(loop)):
+            @property
+            def _scheduled(self):
+                if sys._getframe(1).f_code.co_name == "select":
+                    time.sleep(0.1)
+                return self.__dict__["_scheduled"]
+
+        loop.__class__ = SlowToWait
+        await asyncio.sleep(0.05)
+        await hello(scope, receive, send)
+""",
+        )
+        self.assertEqual(worker.request("/nap").body, b"hello")
+
     def test_requests_that_came_while_python_was_blocked_are_served_after(self):
         worker = self.served(
             """
