@@ -19,7 +19,7 @@ mod poller;
 mod request;
 mod runtime;
 mod scope;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod send_slot;
 mod service;
 mod task_set;
@@ -28,8 +28,15 @@ mod worker;
 /// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
 pub const BUILT_FOR: &str = env!("POUNCE_BUILT_FOR");
 
-/// `pounce._pounce`.
-#[pyo3::pymodule]
+/// The same for who has the file and must not load it into another interpreter: the supervisor looks for it.
+#[unsafe(no_mangle)]
+// SAFETY: nothing else has this name.
+pub static POUNCE_BUILT_FOR: &str = concat!("pounce-built-for=", env!("POUNCE_BUILT_FOR"), ";");
+
+/// `pounce._pounce`. It does not need the GIL: what threads share is behind locks that are held for moments and never while
+/// Python runs, a header's address identifies it because it is kept alive, and what relies on one thread (a task's first step,
+/// asyncio's own list of tasks) is done so only before Python 3.12, which always has the GIL.
+#[pyo3::pymodule(gil_used = false)]
 mod _pounce {
     use pyo3::prelude::*;
 
@@ -40,7 +47,7 @@ mod _pounce {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         {
             crate::send_slot::install::<Request>(module.py());
             crate::send_slot::install::<Done>(module.py());
