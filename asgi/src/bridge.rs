@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::driver::{Driver, Event};
 use crate::exchange::Exchange;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::{FirstStep, LateTasks};
 use crate::message::KnownHeaders;
 use crate::request::{Done, Request};
@@ -45,7 +45,7 @@ pub struct Objects {
     /// With `eager_start`, which Python has from 3.12 on.
     pub eager_task_arguments: Option<Py<PyDict>>,
     /// Tasks are made only for requests that need one; `None` where they cannot be given their context (Python 3.10).
-    #[cfg(not(feature = "abi3"))]
+    #[cfg(not(Py_LIMITED_API))]
     pub late_tasks: Option<LateTasks>,
     pub task_step_type: Option<Py<PyAny>>,
     pub handle_type: Py<PyAny>,
@@ -56,7 +56,7 @@ pub struct Objects {
 #[derive(Default)]
 pub struct Tasks {
     /// The request whose first step runs now, without a task.
-    #[cfg(not(feature = "abi3"))]
+    #[cfg(not(Py_LIMITED_API))]
     pub first_step: Option<FirstStep>,
     entries: Vec<Option<(Py<PyAny>, Arc<Exchange>)>>,
     free: Vec<usize>,
@@ -180,7 +180,7 @@ impl Bridge {
         objects: &Objects,
         request: &Bound<'py, Request>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         if let Some(late) = &objects.late_tasks {
             return self.first_step(py, objects, late, request);
         }

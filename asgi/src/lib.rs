@@ -14,7 +14,7 @@ mod bridge;
 mod connection;
 mod driver;
 mod exchange;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod first_step;
 mod message;
 mod poller;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::LateTasks;
 use crate::poller::Descriptors;
 use crate::request::Done;
@@ -187,7 +187,7 @@ impl Worker {
             disconnected,
             cancelled_error: asyncio.getattr("CancelledError")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
-            #[cfg(not(feature = "abi3"))]
+            #[cfg(not(Py_LIMITED_API))]
             late_tasks: late_tasks(py, &task_type)?,
             task_type: task_type.unbind(),
             task_arguments: task_arguments.unbind(),
@@ -252,9 +252,9 @@ impl Worker {
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         return self.bridge.task_of_first_step(py, event_loop);
-        #[cfg(feature = "abi3")]
+        #[cfg(Py_LIMITED_API)]
         return Ok(event_loop.and(None).map(|()| py.None()));
     }
 
@@ -435,7 +435,7 @@ fn flags(events: u32) -> EventFlags {
 }
 
 /// What making tasks late needs; `None` where tasks cannot be given a context, or are not asyncio's native ones.
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 fn late_tasks(py: Python<'_>, task_type: &Bound<'_, PyAny>) -> PyResult<Option<LateTasks>> {
     let native = task_type.getattr("__module__")?.eq("_asyncio")?;
     if !native || py.version_info() < (3, 11) {
