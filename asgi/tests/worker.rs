@@ -119,7 +119,7 @@ fn python_finds_and_runs_the_executable() {
 const KNOWN: [&str; 7] = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15"];
 
 /// As many modules run at a time: they sleep most of the time.
-const AT_A_TIME: usize = 3;
+const AT_A_TIME: usize = 4;
 
 /// `"3.11"`, `"3.14t"`, or the reason why the program is no CPython that runs.
 fn version_of(python: &Path) -> Result<String, String> {
@@ -168,20 +168,21 @@ fn interpreters() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// Builds the module for an interpreter; its path.
-fn build_for(version: &str, python: &Path) -> PathBuf {
+/// Builds the module with an interpreter, for itself or for the stable ABI; its path.
+fn build(name: &str, python: &str, features: &[&str]) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = here.join("../target/interpreters");
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "pounce-asgi", "--target-dir"])
         // One for all: only what depends on Python is built again for the next one.
         .arg(target.join("build"))
+        .args(features)
         .current_dir(here)
         .env("PYO3_PYTHON", python)
         .status()
         .expect("cargo starts");
-    assert!(built.success(), "the extension module could not be built for {}", python.display());
-    let extension = target.join(format!("pounce-{version}.so"));
+    assert!(built.success(), "the extension module could not be built with {python}");
+    let extension = target.join(format!("pounce-{name}.so"));
     std::fs::copy(target.join("build/debug/libpounce_asgi.so"), &extension).expect("it was built");
     extension
 }
@@ -201,9 +202,18 @@ fn other_interpreters_behave_the_same() {
             missing.push("3.13t (found, but PyO3 builds for free-threaded Python from 3.14 on)".to_owned());
             continue;
         }
-        let extension = build_for(version, python);
-        tested.push(format!("{version} ({})", python.display()));
-        jobs.extend(MODULES.map(|module| (python.to_str().expect("UTF-8"), extension.clone(), module)));
+        let python = python.to_str().expect("UTF-8");
+        let extension = build(version, python, &[]);
+        tested.push(format!("{version} ({python})"));
+        jobs.extend(MODULES.map(|module| (python, extension.clone(), module)));
+    }
+    // The other way to build it: one module for all of them.
+    let stable = build("abi3", &python(), &["--features", "abi3"]);
+    for (_, python) in found.iter().filter(|(version, _)| !version.ends_with('t')) {
+        jobs.extend(
+            ["test_sending", "test_loop"]
+                .map(|module| (python.to_str().expect("UTF-8"), stable.clone(), module)),
+        );
     }
     missing.extend(
         KNOWN
