@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 /// The oldest Python that pounce runs on.
 pub const OLDEST: (u32, u32) = (3, 10);
 
+/// The oldest free-threaded Python that PyO3 builds for.
+const OLDEST_FREE_THREADED: (u32, u32) = (3, 14);
+
 /// An interpreter that was started once and described itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Interpreter {
@@ -290,6 +293,13 @@ fn mend(f: &mut fmt::Formatter<'_>, interpreter: &Interpreter) -> fmt::Result {
     if interpreter.implementation != "cpython" {
         return write!(f, "\n  name a CPython {major}.{minor} or later with --python PATH");
     }
+    if interpreter.free_threaded && (interpreter.version.0, interpreter.version.1) < OLDEST_FREE_THREADED {
+        let (major, minor) = OLDEST_FREE_THREADED;
+        return write!(
+            f,
+            "\n  name a free-threaded CPython {major}.{minor} or later, or one with the GIL, with --python PATH"
+        );
+    }
     write!(
         f,
         "\n  in a checkout, build for it: PYO3_PYTHON={path} cargo build --release; then run target/release/pounce"
@@ -422,8 +432,12 @@ mod tests {
     #[test]
     fn a_mismatch_is_told_with_the_commands_that_mend_it() {
         let built_for = BuiltFor::Exactly { version: (3, 11), free_threaded: false };
-        let error = check(cpython((3, 13, 0), true), built_for).expect_err("another version");
-        insta::assert_snapshot!(error);
+        let told =
+            |interpreter| check(interpreter, built_for.clone()).expect_err("another version").to_string();
+        // Nothing can be built for the second.
+        insta::assert_snapshot!(
+            [told(cpython((3, 14, 0), true)), told(cpython((3, 13, 0), true))].join("\n\n")
+        );
     }
 
     #[test]
