@@ -401,7 +401,8 @@ impl Bridge {
 /// The first step of a task, and the context to make it in.
 pub type Captured = (Py<PyAny>, Option<Py<PyAny>>);
 
-/// See [`Bridge::timers`].
+/// See [`Bridge::timers`]. Until asyncio looks at its timers again there can only be more of them (a cancelled one stays), so
+/// an address that is used again comes with another count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timers {
     count: usize,

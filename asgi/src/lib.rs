@@ -27,7 +27,8 @@ mod service;
 mod task_set;
 mod worker;
 
-/// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
+/// The interpreter the module is built for: `"3.11"` (CPython of that version only), `"3.14t"` (free-threaded) or
+/// `"abi3>=3.10"`.
 pub const BUILT_FOR: &str = env!("POUNCE_BUILT_FOR");
 
 /// The same for who has the file and must not load it into another interpreter: the supervisor looks for it.
