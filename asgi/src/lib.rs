@@ -37,8 +37,9 @@ pub const BUILT_FOR: &str = env!("POUNCE_BUILT_FOR");
 pub static POUNCE_BUILT_FOR: &str = concat!("pounce-built-for=", env!("POUNCE_BUILT_FOR"), ";");
 
 /// `pounce._pounce`. It does not need the GIL: what threads share is behind locks that are held for moments and never while
-/// Python runs, a header's address identifies it because it is kept alive, and what relies on one thread (a task's first step,
-/// asyncio's own list of tasks) is done so only before Python 3.12, which always has the GIL.
+/// Python runs, a header's address identifies it because it is kept alive, and a request's first step is nobody's but its own
+/// thread's. What is caught or replaced of asyncio without a look at the thread (a task's `call_soon`, the list of tasks) is so
+/// only before Python 3.12, which always has the GIL.
 #[pyo3::pymodule(gil_used = false)]
 mod _pounce {
     use pyo3::prelude::*;
