@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::LateTasks;
 use crate::heap;
 use crate::poller::Descriptors;
@@ -194,7 +194,7 @@ impl Worker {
             disconnected,
             cancelled_error: asyncio.getattr("CancelledError")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
-            #[cfg(not(feature = "abi3"))]
+            #[cfg(not(Py_LIMITED_API))]
             late_tasks: late_tasks(py, &task_type)?,
             task_type: task_type.unbind(),
             task_arguments: task_arguments.unbind(),
@@ -229,7 +229,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, false)
     }
 
     /// As `call_soon`, for a loop in debug mode, whose own checks are wanted.
@@ -241,7 +241,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon_debug(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, true)
     }
 
     /// The task of the request whose first step runs now, if it had none yet. `event_loop`: whose task is meant.
@@ -251,9 +251,9 @@ impl Worker {
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         return self.bridge.task_of_first_step(py, event_loop);
-        #[cfg(feature = "abi3")]
+        #[cfg(Py_LIMITED_API)]
         return Ok(event_loop.and(None).map(|()| py.None()));
     }
 
@@ -418,7 +418,7 @@ fn flags(events: u32) -> EventFlags {
 }
 
 /// What making tasks late needs; `None` where tasks cannot be given a context, or are not asyncio's native ones.
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 fn late_tasks(py: Python<'_>, task_type: &Bound<'_, PyAny>) -> PyResult<Option<LateTasks>> {
     let native = task_type.getattr("__module__")?.eq("_asyncio")?;
     if !native || py.version_info() < (3, 11) {

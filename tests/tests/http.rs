@@ -375,8 +375,8 @@ fn a_large_body_is_echoed_whole() {
     for server in [Server::demo().start(), Server::app("plain:app").start()] {
         let mut connection = server.connect();
         // Read while writing: a service that streams its echo waits for its reader.
-        let request = Request::post("/echo", body.clone());
-        let answer = connection.request_in_pieces(&request, 64 * 1024).status(200);
+        let request = Request::post("/echo", body.clone()).encode();
+        let answer = connection.send_while_reading(&request, 64 * 1024, "POST").status(200);
         assert!(answer.body == body, "{} bytes came back", answer.body.len());
     }
 }
