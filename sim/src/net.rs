@@ -41,7 +41,7 @@ const BACKLOG: usize = 1024;
 const WINDOW: u64 = 64 * 1024;
 
 /// When a SYN that got no answer is sent again, in milliseconds after the one before (tcp(7), `tcp_syn_retries`).
-const SYN_RETRIES_MS: [u64; 5] = [1000, 2000, 4000, 8000, 16_000];
+pub(crate) const SYN_RETRIES_MS: [u64; 5] = [1000, 2000, 4000, 8000, 16_000];
 
 /// What a world needs of a network: the fast one here, turmoil's in `tests/cross_check.rs`.
 pub trait SimNet: Clone + Send + Sync + 'static {
