@@ -27,7 +27,8 @@ use super::Book;
 use crate::net::{ConnId, Facts, HostId, SYN_RETRIES_MS, SimNet};
 use crate::platform::FIRST_POD;
 use crate::rng::Rng;
-use crate::scenario::{Dist, Scenario};
+use crate::scenario::{Dist, SLOW_READ_BYTES, Scenario};
+use crate::trace::Hash;
 
 /// Everybody who is not a pod.
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
@@ -63,6 +64,7 @@ struct State {
     refusing: BTreeSet<SocketAddr>,
     syns: BTreeMap<(SocketAddr, SocketAddr), usize>,
     book: Book,
+    hash: Hash,
 }
 
 fn address(host: HostId) -> IpAddr {
@@ -87,8 +89,12 @@ impl TurmoilNet {
     /// # Panics
     /// On a thread that has such a network already.
     pub fn new(scenario: &Scenario) -> TurmoilNet {
-        // Never again by count of passes; segments as large as ours.
-        let config = KernelConfig::default().retx_threshold(u32::MAX).mtu(64 * 1024);
+        // Never again by count of passes; segments as large as ours. A window that is read in pieces smaller than half of
+        // it is never opened again: it must be as small as the pieces of the slowest reader.
+        let config = KernelConfig::default()
+            .retx_threshold(u32::MAX)
+            .mtu(64 * 1024)
+            .recv_buf_cap(SLOW_READ_BYTES as usize);
         let mut net = turmoil_net::Net::with_config(config);
         let outside = net.add_host(OUTSIDE);
         let last = FIRST_POD + 2 * scenario.platform.pods + 2;
@@ -111,7 +117,13 @@ impl TurmoilNet {
             refusing: BTreeSet::new(),
             syns: BTreeMap::new(),
             book: Book::default(),
+            hash: Hash::default(),
         })))
+    }
+
+    /// Everything that was delivered, when and where, as one number.
+    pub fn hash(&self) -> u64 {
+        self.state().hash.value()
     }
 
     /// Takes the stacks away from the thread.
@@ -226,6 +238,7 @@ impl State {
     }
 
     fn deliver(&mut self, packet: Packet) {
+        self.hash_packet(&packet);
         if let (Transport::Tcp(segment), Some((from, to)), Some(_)) =
             (&packet.payload, ends(&packet), pod_at(packet.dst))
         {
@@ -254,6 +267,17 @@ impl State {
         if let Some(stacks) = &self.stacks {
             stacks.deliver(packet);
         }
+    }
+
+    fn hash_packet(&mut self, packet: &Packet) {
+        let (Transport::Tcp(segment), Some((from, to))) = (&packet.payload, ends(packet)) else { return };
+        for end in [from, to] {
+            self.hash.number(u64::from(pod_at(end.ip()).unwrap_or(0)) << 16 | u64::from(end.port()));
+        }
+        let TcpFlags { syn, ack, fin, rst, .. } = segment.flags;
+        self.hash.bytes(&[syn, ack, fin, rst].map(u8::from));
+        self.hash.time(Instant::now());
+        self.hash.bytes(&segment.payload);
     }
 
     /// A reset, made by hand: the stack of its sender forgets the connection at once, the other's when it comes.
