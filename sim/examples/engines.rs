@@ -17,7 +17,8 @@ fn main() {
     let scenarios: Vec<Scenario> = (0..count).map(|seed| Scenario::draw_as(Profile::Rollout, seed)).collect();
     for engine in Engine::ALL {
         // Nobody waits for the slowest.
-        let scenarios = if engine == Engine::Turmoil { &scenarios[..scenarios.len() / 10] } else { &scenarios[..] };
+        let scenarios =
+            if engine == Engine::Turmoil { &scenarios[..scenarios.len() / 10] } else { &scenarios[..] };
         let (mut requests, mut bad) = (0, 0);
         let mut simulated = Duration::ZERO;
         let begin = cpu_seconds();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::{Net, SimNet};
+use crate::net::SimNet;
 use crate::networks::turmoil_net::TurmoilNet;
 use crate::networks::turmoil_sim;
 use crate::oracle::{self, Verdict};
@@ -20,20 +20,17 @@ use crate::{client, leaks, marks};
 /// The networks that a scenario can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Engine {
-    /// `net.rs`.
-    Ours,
-    /// turmoil-net's stacks, with a pump of ours.
+    /// The fast one: turmoil-net's stacks, with a pump of ours.
     TurmoilNet,
-    /// turmoil's `Sim`.
+    /// The second, independent one: turmoil's `Sim`.
     Turmoil,
 }
 
 impl Engine {
-    pub const ALL: [Engine; 3] = [Engine::Ours, Engine::TurmoilNet, Engine::Turmoil];
+    pub const ALL: [Engine; 2] = [Engine::TurmoilNet, Engine::Turmoil];
 
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Ours => "ours",
             Engine::TurmoilNet => "turmoil-net",
             Engine::Turmoil => "turmoil",
         }
@@ -41,18 +38,20 @@ impl Engine {
 
     /// The faults of `scenario` that this network does not know.
     pub fn cannot(self, scenario: &Scenario) -> Vec<FaultKind> {
-        let of_the_network =
-            |fault: &FaultKind| matches!(fault, FaultKind::StallLink { .. } | FaultKind::OutOfDescriptors { .. });
+        let of_the_network = |fault: &FaultKind| {
+            matches!(fault, FaultKind::StallLink { .. } | FaultKind::OutOfDescriptors { .. })
+        };
         match self {
-            Engine::Ours | Engine::TurmoilNet => Vec::new(),
-            Engine::Turmoil => scenario.faults.iter().map(|fault| fault.what).filter(of_the_network).collect(),
+            Engine::TurmoilNet => Vec::new(),
+            Engine::Turmoil => {
+                scenario.faults.iter().map(|fault| fault.what).filter(of_the_network).collect()
+            }
         }
     }
 
     /// Runs `scenario` to its end and judges it.
     pub fn run(self, scenario: &Scenario) -> Outcome {
         match self {
-            Engine::Ours => on_ours(scenario),
             Engine::TurmoilNet => run(scenario),
             Engine::Turmoil => watched(|| turmoil_sim::run(scenario)),
         }
@@ -66,7 +65,7 @@ impl std::str::FromStr for Engine {
         Engine::ALL
             .into_iter()
             .find(|engine| engine.name() == text)
-            .ok_or_else(|| format!("there is no engine {text:?}: ours, turmoil-net or turmoil"))
+            .ok_or_else(|| format!("there is no engine {text:?}: turmoil-net or turmoil"))
     }
 }
 
@@ -129,19 +128,6 @@ pub fn run(scenario: &Scenario) -> Outcome {
         outcome.hash ^= net.hash().rotate_left(17);
         net.end();
         outcome
-    })
-}
-
-fn on_ours(scenario: &Scenario) -> Outcome {
-    watched(|| {
-        let runtime = paused();
-        runtime.block_on(async {
-            let net = Net::new(scenario.seed.0, scenario.network.latency);
-            tokio::spawn(net.pump());
-            let mut outcome = whole(scenario, &net).await;
-            outcome.hash ^= net.hash().rotate_left(17);
-            outcome
-        })
     })
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{Engine, Outcome};
 use crate::picture;
 use crate::scenario::Scenario;
 
-const USAGE: &str = "usage: sim run FILE [--engine ours|turmoil-net|turmoil] [--svg OUT]";
+const USAGE: &str = "usage: sim run FILE [--engine turmoil-net|turmoil] [--svg OUT]";
 
 /// What the command line asks for.
 struct Asked {
@@ -17,10 +17,11 @@ struct Asked {
 }
 
 fn read(args: &[String]) -> Result<Asked, String> {
-    let (mut path, mut engine, mut svg) = (None, Engine::Ours, None);
+    let (mut path, mut engine, mut svg) = (None, Engine::TurmoilNet, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
-        let mut value = |what: &str| args.next().cloned().ok_or_else(|| format!("{arg} needs {what}\n{USAGE}"));
+        let mut value =
+            |what: &str| args.next().cloned().ok_or_else(|| format!("{arg} needs {what}\n{USAGE}"));
         match arg.as_str() {
             "--engine" => engine = value("the name of an engine")?.parse()?,
             "--svg" => svg = Some(value("the path of the picture")?),
@@ -96,16 +97,16 @@ mod tests {
 
     #[test]
     fn the_engine_stands_before_the_file_or_after_it() {
-        for args in [["--engine", "turmoil-net", "a.toml"], ["a.toml", "--engine", "turmoil-net"]] {
+        for args in [["--engine", "turmoil", "a.toml"], ["a.toml", "--engine", "turmoil"]] {
             let asked = asked(&args).expect("a good command line");
-            assert_eq!((asked.path.as_str(), asked.engine), ("a.toml", Engine::TurmoilNet));
+            assert_eq!((asked.path.as_str(), asked.engine), ("a.toml", Engine::Turmoil));
         }
     }
 
     #[test]
     fn what_is_not_understood_is_named() {
         for (args, named) in [
-            (&["a.toml", "--engine", "madsim"][..], "\"madsim\": ours, turmoil-net or turmoil"),
+            (&["a.toml", "--engine", "madsim"][..], "\"madsim\": turmoil-net or turmoil"),
             (&["a.toml", "--engine"], "--engine needs"),
             (&["a.toml", "--json"], "no option --json"),
             (&["a.toml", "b.toml"], "also b.toml"),

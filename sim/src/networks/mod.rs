@@ -1,7 +1,7 @@
-//! The networks that a scenario can run on: ours (`net.rs`), and two that other people wrote.
+//! The networks that a scenario can run on, both written by other people.
 //!
 //! The same scenario has to come to the same kind of end on each, or one of them is not what we think it is
-//! (`tests/cross_check.rs`). `sim run FILE --engine turmoil-net` asks for one by name.
+//! (`tests/cross_check.rs`). `sim run FILE --engine turmoil` asks for the second by name.
 
 pub mod turmoil_net;
 pub mod turmoil_sim;
@@ -90,8 +90,11 @@ impl Book {
     fn end_unaccepted(&self, server: SocketAddr) {
         let mut entries = self.entries();
         for entry in entries.facts.iter_mut().filter(|e| e.server == server && e.facts.owner.is_none()) {
-            if entry.facts.queued.is_some() && entry.facts.ended.is_none() {
-                crate::marks::hit("a listener closed with a connection in its accept queue");
+            if entry.facts.ended.is_none() {
+                crate::marks::hit(match entry.facts.queued {
+                    Some(_) => "a listener closed with a connection in its accept queue",
+                    None => "a handshake ended at a closed listener",
+                });
             }
             entry.end(true, true);
         }

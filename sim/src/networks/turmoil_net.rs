@@ -331,13 +331,20 @@ impl SimNet for TurmoilNet {
         let server = SocketAddr::new(address(host), port);
         let mut bind = Box::pin(TcpListener::bind(server));
         let listener = std::future::poll_fn(|cx| self.call(Some(host), |_| bind.as_mut().poll(cx))).await?;
-        Ok(NetListener { listener: Some(Arc::new(listener)), net: self.clone(), host, server, kept_elsewhere: false })
+        Ok(NetListener {
+            listener: Some(Arc::new(listener)),
+            net: self.clone(),
+            host,
+            server,
+            kept_elsewhere: false,
+        })
     }
 
     fn connect(&self, _from: HostId, to: HostId) -> impl Future<Output = io::Result<NetStream>> + Send {
         let port = self.state().ports.get(&to).copied().unwrap_or(8000);
         let server = SocketAddr::new(address(to), port);
-        let connecting = Connecting { future: Some(Box::pin(TcpStream::connect(server))), net: self.clone(), server };
+        let connecting =
+            Connecting { future: Some(Box::pin(TcpStream::connect(server))), net: self.clone(), server };
         async move {
             let patience = Duration::from_millis(SYN_RETRIES_MS.iter().sum());
             tokio::time::timeout(patience, connecting)
@@ -426,8 +433,13 @@ pub struct NetStream {
 }
 
 impl NetStream {
-    fn call<R>(&mut self, call: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+    fn call<R>(
+        &mut self,
+        call: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         let state = self.net.state();
         state.on(self.host);
         let done = call(Pin::new(stream));
@@ -448,7 +460,11 @@ impl NetStream {
 }
 
 impl AsyncRead for NetStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.call(|stream| stream.poll_read(cx, buf))
     }
 }
@@ -492,7 +508,10 @@ impl Drop for NetStream {
             if host.is_some() {
                 state.book.end(id, (unread || on_purpose) && !dead, true);
             }
-            if on_purpose && !dead && let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) {
+            if on_purpose
+                && !dead
+                && let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr())
+            {
                 state.reset(local, peer);
                 state.on(host);
             }

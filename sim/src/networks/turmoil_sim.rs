@@ -21,7 +21,7 @@ use crate::channel::Channel;
 use crate::engine::{self, Outcome};
 use crate::net::{ConnId, Facts, HostId, SimNet};
 use crate::platform::FIRST_POD;
-use crate::scenario::Scenario;
+use crate::scenario::{Dist, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -46,10 +46,12 @@ pub(crate) fn run(scenario: &Scenario) -> Outcome {
     // A tick makes every way up to a tick longer; short ways need short ticks.
     let tick = (latency / 4).clamp(1, 5);
     let longest = latency.saturating_sub(tick).max(1);
+    let shortest =
+        if matches!(scenario.network.latency, Dist::Fixed { .. }) { longest } else { 1.min(longest) };
     let mut sim = turmoil::Builder::new()
         .tick_duration(Duration::from_millis(tick))
         .simulation_duration(Duration::from_secs(3600))
-        .min_message_latency(Duration::from_millis(longest.min(2) - 1))
+        .min_message_latency(Duration::from_millis(shortest))
         .max_message_latency(Duration::from_millis(longest))
         .tcp_capacity(4096)
         .rng_seed(scenario.seed.0)
