@@ -170,7 +170,7 @@ impl Request {
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
-        let sent = match message::parse(message, &this.bridge.known_headers)? {
+        let sent = match message::parse(message, &this.bridge.known_headers, this.exchange.request_fields)? {
             Message::Body { body, more } => this.exchange.send_body(body, more),
             Message::Head { status, headers, content_length } => {
                 this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)

@@ -20,6 +20,9 @@ use crate::shared::{BodyLeft, ConnectionState, Reading, Shared};
 /// waiting for its answers waits for them.
 const HELD_MAX: usize = 64 * 1024;
 
+/// Below this many bytes a head and its body are copied together: one piece costs the kernel less than a list of them.
+const JOIN_MAX: usize = 1024;
+
 /// The stream as hyper sees it.
 pub(crate) struct Wire<St> {
     shared: Arc<Shared>,
@@ -240,7 +243,14 @@ impl<St: Stream> AsyncWrite for Wire<St> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.input.stream).poll_write_vectored(cx, bufs);
+        let written = if bufs.iter().map(|piece| piece.len()).sum::<usize>() <= JOIN_MAX {
+            let mut space = [MaybeUninit::uninit(); JOIN_MAX];
+            let mut joined = ReadBuf::uninit(&mut space);
+            bufs.iter().for_each(|piece| joined.put_slice(piece));
+            Pin::new(&mut self.input.stream).poll_write(cx, joined.filled())
+        } else {
+            Pin::new(&mut self.input.stream).poll_write_vectored(cx, bufs)
+        };
         self.wrote(&written);
         written
     }
