@@ -376,11 +376,34 @@ fn files_that_are_not_what_they_should_be_explain_themselves() {
             shop.replace("main:app]", "main:app], env: [{name: A, value: yes}]"),
             "env[0].value: must be text, in quotes: \"yes\"; got yes",
         ),
+        (shop.replace("replicas: 3", "replicas: ${N}"), "got ${N}: fill in the variables first"),
+        (shop.replace("shop}", "{{ .Values.name }}}"), "it looks like a template; render it first"),
+        (
+            shop.replace("replicas: 3", "terminationGracePeriodSeconds: 9"),
+            "shop.yaml:5: spec.terminationGracePeriodSeconds: belongs in spec.template.spec",
+        ),
+        (shop.replace("Deployment", "Kustomization"), "kubectl kustomize FOLDER | sim simulate -"),
+        ("services: {web: {image: x}}".to_owned(), "a compose file says nothing of rollouts"),
         (shop.replace("Deployment", "StatefulSet"), "a StatefulSet is not rolled out as a Deployment is"),
     ];
     for (text, part) in &refused {
         has(&instead("shop.yaml", text, ""), part);
     }
+}
+
+#[test]
+fn a_name_that_is_not_there_gets_those_that_are() {
+    let text = deployment("{name: shop, image: x, command: [pounce, main:app]}");
+    has(&instead("shop.yaml", &text, "--name shpo"), "there is no Deployment named shpo; there are: shop");
+    has(&instead("shop.json", "{", ""), "shop.json:1: no JSON");
+}
+
+#[test]
+fn an_autoscaler_says_how_many_there_are_at_least() {
+    let text = deployment("{name: shop, image: x, command: [pounce, main:app]}")
+        .replace("  replicas: 3\n", "")
+        + "---\nkind: HorizontalPodAutoscaler\nspec: {minReplicas: 2, scaleTargetRef: {kind: Deployment, name: shop}}\n";
+    has(&reported("shop.yaml", &text, ""), "replicas             2         shop.yaml:12");
 }
 
 #[test]

@@ -39,8 +39,13 @@ pub fn read(
         "paused",
         "progressDeadlineSeconds",
     ];
+    for field in ["terminationGracePeriodSeconds", "containers"] {
+        if let Some(place) = spec.get(field) {
+            return Err(place.problem("belongs in spec.template.spec"));
+        }
+    }
     spec.keys(&known, true)?;
-    let replicas = match spec.get("replicas") {
+    let replicas = match spec.get("replicas").or_else(|| autoscaled(&stream, &named(&deployment))) {
         Some(place) => {
             let replicas = place.whole("", 0)? as u32;
             facts.said("replicas", Value::Count(replicas), place.origin());
@@ -120,6 +125,15 @@ fn kind(place: &Place<'_>) -> String {
 fn named(place: &Place<'_>) -> String {
     let found = place.get("metadata").and_then(|metadata| metadata.get("name"));
     found.and_then(|name| name.text().ok()).unwrap_or("").to_owned()
+}
+
+/// The fewest pods that an autoscaler of the file keeps for this Deployment.
+fn autoscaled<'a>(stream: &[Place<'a>], name: &str) -> Option<Place<'a>> {
+    let concerns = |place: &&Place<'a>| {
+        let target = place.get("spec").and_then(|spec| spec.get("scaleTargetRef")?.get("name"));
+        kind(place) == "HorizontalPodAutoscaler" && target.is_some_and(|target| target.text() == Ok(name))
+    };
+    stream.iter().find(concerns)?.get("spec")?.get("minReplicas")
 }
 
 /// What else is in the file and concerns rollouts: Services, what is in front of them, disruption budgets.
@@ -209,12 +223,21 @@ fn find<'a>(file: &str, places: &[Place<'a>], name: Option<&str>) -> Result<Plac
         [] => {
             let kinds: Vec<String> = places.iter().map(kind).filter(|kind| !kind.is_empty()).collect();
             let line = places.first().map_or(1, |place| place.node.line);
-            let mut what = match name {
-                Some(name) => format!("there is no Deployment named {name}"),
-                None => "there is no Deployment in it".to_owned(),
-            };
+            let all: Vec<String> =
+                places.iter().filter(|place| kind(place) == "Deployment").map(named).collect();
+            if let (Some(name), false) = (name, all.is_empty()) {
+                let there = all.join(", ");
+                return Err(Problem(format!(
+                    "{file}: there is no Deployment named {name}; there are: {there}"
+                )));
+            }
+            let mut what = "there is no Deployment in it".to_owned();
             if let Some(other) = kinds.iter().find(|kind| OTHER_KINDS.contains(&kind.as_str())) {
                 what += &format!("; a {other} is not rolled out as a Deployment is, and is not simulated");
+            } else if kinds.iter().any(|kind| kind == "Kustomization") {
+                what += "; it says how to make one: kubectl kustomize FOLDER | sim simulate -";
+            } else if places.iter().any(|place| place.get("services").is_some()) {
+                what += "; a compose file says nothing of rollouts";
             } else if !kinds.is_empty() {
                 what += &format!("; it has: {}", kinds.join(", "));
             } else {

@@ -39,6 +39,14 @@ pub struct Place<'a> {
 /// # Errors
 /// What is no YAML, with its line.
 pub fn read(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
+    documents(file, text).map_err(|Problem(what)| {
+        let template = text.lines().any(|line| line.contains("{{") && line.contains("}}"));
+        let hint = "\n  it looks like a template; render it first: helm template CHART | sim simulate -";
+        Problem(what + if template { hint } else { "" })
+    })
+}
+
+fn documents(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
     let mut reader = Reader { file, parser: Parser::new_from_str(text), anchors: BTreeMap::new() };
     let mut documents = Vec::new();
     loop {
@@ -51,9 +59,10 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
     }
 }
 
-fn no_yaml(what: &str) -> String {
+fn unreadable(file: &str, what: &str) -> String {
+    let language = if file.ends_with(".json") { "JSON" } else { "YAML" };
     let hint = if what.contains("tabs") { "\n  indent with blanks" } else { "" };
-    format!("no YAML: {what}{hint}")
+    format!("no {language}: {what}{hint}")
 }
 
 struct Reader<'a> {
@@ -70,7 +79,9 @@ impl<'a> Reader<'a> {
         match self.parser.next() {
             None => Ok((Event::StreamEnd, Span::default())),
             Some(Ok(pair)) => Ok(pair),
-            Some(Err(error)) => Err(Problem::at(self.file, error.marker().line(), no_yaml(error.info()))),
+            Some(Err(error)) => {
+                Err(Problem::at(self.file, error.marker().line(), unreadable(self.file, error.info())))
+            }
         }
     }
 
@@ -257,6 +268,9 @@ impl<'a> Place<'a> {
     pub fn whole(&self, what: &str, least: u64) -> Result<u64, Problem> {
         let refused = || {
             let got = match &self.node.value {
+                Value::Scalar { text, plain: true } if text.starts_with("${") => {
+                    format!("{text}: fill in the variables first")
+                }
                 Value::Scalar { text, plain: true } => text.clone(),
                 Value::Scalar { text, plain: false } if text.parse::<u64>().is_ok() => {
                     format!("the text {text:?}: leave the quotes out")
