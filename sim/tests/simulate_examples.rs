@@ -395,7 +395,7 @@ fn files_that_are_not_what_they_should_be_explain_themselves() {
 fn a_name_that_is_not_there_gets_those_that_are() {
     let text = deployment("{name: shop, image: x, command: [pounce, main:app]}");
     has(&instead("shop.yaml", &text, "--name shpo"), "there is no Deployment named shpo; there are: shop");
-    has(&instead("shop.json", "{", ""), "shop.json:1: no JSON");
+    has(&instead("shop.json", "{\"kind\": ]", ""), "shop.json:1: no JSON");
 }
 
 #[test]
