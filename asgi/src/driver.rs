@@ -153,6 +153,7 @@ impl Driver {
             block,
             wakers,
             events,
+            timer: false,
             first_poll: true,
         });
         self.end_driving();
@@ -264,6 +265,8 @@ struct Turn<'a> {
     block: bool,
     wakers: Vec<Waker>,
     events: &'a mut Vec<Event>,
+    /// Whether the timer went off at an earlier poll: it says so only once.
+    timer: bool,
     first_poll: bool,
 }
 
@@ -276,12 +279,12 @@ impl Future for Turn<'_> {
             waker.wake();
         }
         let descriptors = this.descriptors.poll_ready(cx);
-        let timer = this.descriptors.poll_timer(cx);
+        this.timer |= this.descriptors.poll_timer(cx);
         let mut shared = this.driver.shared();
-        let something = !this.block || descriptors || timer || !shared.events.is_empty();
+        let something = !this.block || descriptors || this.timer || !shared.events.is_empty();
         if something && !this.first_poll {
             this.events.append(&mut shared.events);
-            return Poll::Ready(Woken { descriptors, timer });
+            return Poll::Ready(Woken { descriptors, timer: this.timer });
         }
         if something {
             // Never back to Python before the tasks woken above (responses to write) and the sockets had a turn.

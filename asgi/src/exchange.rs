@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -18,8 +18,11 @@ use crate::connection::Connection;
 use crate::driver::{Driver, Event, set_waker};
 use crate::runtime::{Ending, RequestBody};
 
-/// Request body bytes that are read ahead of the application, and response bytes that are queued before `send()` waits.
-pub const BUFFER_BYTES: usize = 64 * 1024;
+/// Response bytes that are queued before `send()` waits.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Request body bytes after which nothing more is read ahead of the application.
+const READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// Chunks below this are joined into one frame: the application's message boundaries mean nothing on the wire.
 const JOIN_BYTES: usize = 4096;
@@ -47,7 +50,8 @@ struct State {
     request_body_delivered: bool,
     /// False after `Expect: 100-continue` until the application asks for the body: reading it sends the 100.
     request_body_wanted: bool,
-    pump: Option<Waker>,
+    /// The task that reads the request body, when it waits for the application: hyper's, or the pump.
+    reader: Option<Waker>,
     receivers: Vec<Py<PyAny>>,
 
     response: ResponseState,
@@ -61,6 +65,10 @@ struct State {
     senders: Vec<Py<PyAny>>,
     /// Bytes that the application announced and has not sent yet.
     content_length_left: Option<u64>,
+    /// Whatever body the application sends, the client gets none: it asked for the head, or the status has no body.
+    no_body: bool,
+    /// The application was told that it sent a body which the status has not.
+    told_no_body: bool,
     /// The client sends nothing more. It has most likely gone, which the application is told; if it only closed its sending
     /// side, it can still read what the application sends.
     peer_ended: bool,
@@ -96,7 +104,11 @@ struct Answer {
 
 /// What `receive()` gives to the application.
 pub enum Received {
-    Request { body: Bytes, more: bool },
+    /// The body's next bytes, in the pieces in which they came.
+    Request {
+        body: VecDeque<Bytes>,
+        more: bool,
+    },
     Disconnect,
 }
 
@@ -138,7 +150,7 @@ impl Exchange {
                 request_body: if complete { RequestBodyState::Complete } else { RequestBodyState::Open },
                 request_body_delivered: false,
                 request_body_wanted: wanted,
-                pump: None,
+                reader: None,
                 receivers: Vec::new(),
                 response: ResponseState::Nothing,
                 answer: None,
@@ -148,6 +160,8 @@ impl Exchange {
                 queued_bytes: 0,
                 senders: Vec::new(),
                 content_length_left: None,
+                no_body: false,
+                told_no_body: false,
                 peer_ended: false,
                 closed: false,
             }),
@@ -172,11 +186,9 @@ impl Exchange {
         let received = state.next_received();
         if matches!(received, Some(Received::Request { more: true, .. })) {
             // There is room again.
-            let pump = state.pump.take();
+            let reader = state.reader.take();
             drop(state);
-            if let Some(pump) = pump {
-                self.driver.wake(pump);
-            }
+            self.wake(reader);
         }
         received
     }
@@ -190,9 +202,9 @@ impl Exchange {
         state.receivers.push(future);
         if !state.request_body_wanted {
             state.request_body_wanted = true;
-            let pump = state.pump.take();
+            let reader = state.reader.take();
             drop(state);
-            self.wake(pump);
+            self.wake(reader);
         }
         true
     }
@@ -252,6 +264,7 @@ impl Exchange {
             ResponseState::Nothing => {
                 state.response = ResponseState::Head(status, headers);
                 state.content_length_left = content_length;
+                state.no_body = self.head_request || body_less(status);
                 Ok(())
             }
             _ => Err(SendError::Protocol(
@@ -289,7 +302,7 @@ impl Exchange {
                 return Err(SendError::Protocol("the response was cut off by an earlier error".to_owned()));
             }
         }
-        if let Err(message) = state.count(self.head_request, body.len(), more) {
+        if let Err(message) = state.count(body.len(), more) {
             if matches!(state.response, ResponseState::Streaming) {
                 state.response = ResponseState::Aborted;
                 let hyper = state.hyper.take();
@@ -312,7 +325,7 @@ impl Exchange {
             {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
             }
-            let whole = if self.head_request {
+            let whole = if state.no_body {
                 Some(Bytes::new())
             } else if more {
                 None
@@ -321,18 +334,28 @@ impl Exchange {
             };
             state.answer = Some(Answer { status, headers, body: whole });
         }
-        if !self.head_request && (more || streaming) && !body.is_empty() {
+        let useless = state.no_body && !self.head_request && !body.is_empty();
+        let useless = useless && !std::mem::replace(&mut state.told_no_body, true);
+        if !state.no_body && (more || streaming) && !body.is_empty() {
             state.queued_bytes += body.len();
             state.queue.push_back(body);
         }
         let hyper = state.hyper.take();
         let sent = if state.can_send() { Sent::Done } else { Sent::Full };
         // A `receive()` that waits gets its `http.disconnect`, and the rest of the request is let go.
-        let (receivers, pump) =
-            if more { (Vec::new(), None) } else { (std::mem::take(&mut state.receivers), state.pump.take()) };
+        let (receivers, reader) = if more {
+            (Vec::new(), None)
+        } else {
+            (std::mem::take(&mut state.receivers), state.reader.take())
+        };
         drop(guard);
+        if useless {
+            tracing::warn!(
+                "The application sent a body with a status that has none (204, 304); it is left out"
+            );
+        }
         self.wake(hyper);
-        self.wake(pump);
+        self.wake(reader);
         if !receivers.is_empty() {
             self.driver.push_all(receivers.into_iter().map(Event::Wake));
         }
@@ -365,19 +388,19 @@ impl Exchange {
                 body: Some(if self.head_request { Bytes::new() } else { text }),
             });
             state.response = ResponseState::Complete;
-        } else if self.head_request {
+        } else if state.no_body {
             // Everything that can be seen went out with the head.
             state.response = ResponseState::Complete;
         } else {
             state.response = ResponseState::Aborted;
         }
         let hyper = state.hyper.take();
-        let pump = state.pump.take();
+        let reader = state.reader.take();
         // To stop when the client has left is no mistake.
         let finished = if state.peer_ended { Finished::Closed } else { finished };
         drop(state);
         self.wake(hyper);
-        self.wake(pump);
+        self.wake(reader);
         finished
     }
 
@@ -440,13 +463,13 @@ impl Exchange {
         state.closed = true;
         state.queue.clear();
         state.queued_bytes = 0;
-        let pump = state.pump.take();
+        let reader = state.reader.take();
         let waiting: Vec<_> = {
             let State { receivers, senders, .. } = &mut *state;
             receivers.drain(..).chain(senders.drain(..)).collect()
         };
         drop(state);
-        self.wake(pump);
+        self.wake(reader);
         let given_up = matches!(self.connection.info.ending(), Some(Ending::RequestTimeout | Ending::Forced));
         let cancel = given_up.then(|| Event::Cancel(Arc::clone(self)));
         if !waiting.is_empty() || cancel.is_some() {
@@ -490,49 +513,39 @@ impl Exchange {
         }
     }
 
-    /// Reads the request body ahead of the application, at most [`BUFFER_BYTES`]; ends when nobody wants it any more.
-    pub async fn pump(self: Arc<Self>, mut body: RequestBody) {
-        std::future::poll_fn(move |cx| {
-            loop {
-                {
-                    let mut state = self.state();
-                    if state.closed
-                        || matches!(state.response, ResponseState::Complete | ResponseState::Aborted)
-                    {
-                        return Poll::Ready(());
-                    }
-                    set_waker(&mut state.pump, cx);
-                    if state.received_bytes >= BUFFER_BYTES || !state.request_body_wanted {
-                        return Poll::Pending;
-                    }
+    /// Reads the request body ahead of the application. Ready when no more of it is wanted.
+    pub fn poll_read_ahead(&self, body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            {
+                let mut state = self.state();
+                if !state.wants_body() {
+                    return Poll::Ready(());
                 }
-                match std::task::ready!(Pin::new(&mut body).poll_frame(cx)) {
-                    Some(Ok(frame)) => {
-                        // Trailers of a request have no place in ASGI.
-                        if let Ok(data) = frame.into_data() {
-                            let now = if body.is_end_stream() {
-                                RequestBodyState::Complete
-                            } else {
-                                RequestBodyState::Open
-                            };
-                            self.push_received(Some(data), now);
-                            if now == RequestBodyState::Complete {
-                                return Poll::Ready(());
-                            }
-                        }
-                    }
-                    None => {
-                        self.push_received(None, RequestBodyState::Complete);
-                        return Poll::Ready(());
-                    }
-                    Some(Err(_)) => {
-                        self.push_received(None, RequestBodyState::Broken);
-                        return Poll::Ready(());
-                    }
+                set_waker(&mut state.reader, cx);
+                if state.received_bytes >= READ_AHEAD_BYTES || !state.request_body_wanted {
+                    return Poll::Pending;
                 }
             }
-        })
-        .await;
+            let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+            let now = match &frame {
+                Some(Ok(_)) if !body.is_end_stream() => RequestBodyState::Open,
+                Some(Ok(_)) | None => RequestBodyState::Complete,
+                Some(Err(_)) => RequestBodyState::Broken,
+            };
+            // Trailers of a request have no place in ASGI.
+            self.push_received(frame.and_then(|frame| frame.ok()?.into_data().ok()), now);
+        }
+    }
+
+    /// Whether the application may still ask for the request body.
+    pub fn wants_body(&self) -> bool {
+        self.state().wants_body()
+    }
+
+    /// Reads the request body of a response that is streamed: hyper looks at it only when the client takes its bytes, and a
+    /// client may want to send all of its own first.
+    pub async fn pump(self: Arc<Self>, mut body: Box<RequestBody>) {
+        std::future::poll_fn(|cx| self.poll_read_ahead(&mut body, cx)).await;
     }
 
     /// Forgets the place in the bridge's table and returns it.
@@ -554,6 +567,12 @@ pub enum Finished {
 }
 
 impl State {
+    fn wants_body(&self) -> bool {
+        !self.closed
+            && self.request_body == RequestBodyState::Open
+            && !matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
+    }
+
     fn can_receive(&self) -> bool {
         self.closed
             || matches!(self.response, ResponseState::Complete | ResponseState::Aborted)
@@ -575,7 +594,7 @@ impl State {
         {
             return Some(Received::Disconnect);
         }
-        let body = join_all(&mut self.received);
+        let body = std::mem::take(&mut self.received);
         self.received_bytes = 0;
         let more = self.request_body != RequestBodyState::Complete;
         self.request_body_delivered = !more;
@@ -587,19 +606,8 @@ impl State {
     }
 
     /// Checks a part of the body against the announced length.
-    fn count(&mut self, head_request: bool, bytes: usize, more: bool) -> Result<(), String> {
-        if let ResponseState::Head(status, _) = &self.response
-            && body_less(*status)
-            && bytes > 0
-        {
-            return Err(format!(
-                "a {} response has no body, but the application sent {bytes} bytes",
-                status.as_u16()
-            ));
-        }
-        let without_body =
-            head_request || matches!(&self.response, ResponseState::Head(status, _) if body_less(*status));
-        let (Some(left), false) = (self.content_length_left, without_body) else { return Ok(()) };
+    fn count(&mut self, bytes: usize, more: bool) -> Result<(), String> {
+        let (Some(left), false) = (self.content_length_left, self.no_body) else { return Ok(()) };
         let Some(left) = left.checked_sub(bytes as u64) else {
             return Err(format!(
                 "the response body is longer than its content-length: {} bytes too many",

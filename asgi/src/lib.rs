@@ -6,7 +6,7 @@
 //! Where things are:
 //! [`driver`] the runtime, and which thread drives it · [`poller`] asyncio's descriptors and timers ·
 //! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`first_step`], [`request`], `send_slot` asyncio's side ·
-//! [`scope`], [`message`] what the ASGI specification asks for · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
+//! [`scope`], [`message`] what the ASGI specification asks for · [`heap`] what malloc keeps · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
 
 #![allow(missing_debug_implementations, reason = "all of it is private: the rlib offers one constant")]
 
@@ -14,24 +14,34 @@ mod bridge;
 mod connection;
 mod driver;
 mod exchange;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod first_step;
+mod heap;
 mod message;
 mod poller;
 mod request;
 mod runtime;
 mod scope;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod send_slot;
 mod service;
 mod task_set;
 mod worker;
 
-/// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
+/// The interpreter the module is built for: `"3.11"` (CPython of that version only), `"3.14t"` (free-threaded) or
+/// `"abi3>=3.10"`.
 pub const BUILT_FOR: &str = env!("POUNCE_BUILT_FOR");
 
-/// `pounce._pounce`.
-#[pyo3::pymodule]
+/// The same for who has the file and must not load it into another interpreter: the supervisor looks for it.
+#[unsafe(no_mangle)]
+// SAFETY: nothing else has this name.
+pub static POUNCE_BUILT_FOR: &str = concat!("pounce-built-for=", env!("POUNCE_BUILT_FOR"), ";");
+
+/// `pounce._pounce`. It does not need the GIL: what threads share is behind locks that are held for moments and never while
+/// Python runs, a header's address identifies it because it is kept alive, and a request's first step is nobody's but its own
+/// thread's. What is caught or replaced of asyncio without a look at the thread (a task's `call_soon`, the list of tasks) is so
+/// only before Python 3.12, which always has the GIL.
+#[pyo3::pymodule(gil_used = false)]
 mod _pounce {
     use pyo3::prelude::*;
 
@@ -42,7 +52,7 @@ mod _pounce {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         {
             crate::send_slot::install::<Request>(module.py());
             crate::send_slot::install::<Done>(module.py());

@@ -1,8 +1,10 @@
 //! A request as Python sees it: the coroutine that its task runs, and what `receive` and `send` return.
 
+use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use http::{Method, Uri};
 use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,7 +16,7 @@ use pyo3::{ffi, pyclass};
 use crate::bridge::Bridge;
 use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
 use crate::message::{self, Message};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::send_slot::{Step, Steps};
 
 /// Wraps the application's coroutine, so that its end is seen without a done-callback (which costs a turn of the loop);
@@ -281,7 +283,7 @@ impl Request {
     }
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Request {
     fn step_with(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         if value.is_none() {
@@ -346,7 +348,7 @@ impl Done {
     fn close(&self) {}
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Done {
     fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         Ok(Step::Returned(py.None()))
@@ -368,6 +370,16 @@ fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyErr {
         Some(value) if value.is_instance_of::<PyBaseException>() => PyErr::from_value(value.clone()),
         _ => PyErr::from_value(kind.clone()),
     }
+}
+
+/// The pieces as one `bytes`, copied once.
+fn bytes_of<'py>(py: Python<'py>, pieces: &VecDeque<Bytes>) -> PyResult<Bound<'py, PyBytes>> {
+    if let (Some(piece), 1) = (pieces.front(), pieces.len()) {
+        return Ok(PyBytes::new(py, piece));
+    }
+    PyBytes::new_with_writer(py, pieces.iter().map(Bytes::len).sum(), |writer| {
+        pieces.iter().try_for_each(|piece| writer.write_bytes(piece))
+    })
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -405,7 +417,7 @@ impl Waiter {
                     }
                     Received::Request { body, more } => {
                         message.set_item(intern!(py, "type"), intern!(py, "http.request"))?;
-                        message.set_item(intern!(py, "body"), PyBytes::new(py, &body))?;
+                        message.set_item(intern!(py, "body"), bytes_of(py, &body)?)?;
                         message.set_item(intern!(py, "more_body"), more)?;
                     }
                 }
@@ -516,7 +528,7 @@ impl Waiter {
     }
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Waiter {
     fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         Ok(match self.step(py)? {

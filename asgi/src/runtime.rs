@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub use pounce_runtime_tokio::worker::{HostCommand, StartInfo};
-pub use pounce_runtime_tokio::{App, ConnectionInfo, Ending, PeerAddr, RequestBody, ServeOptions};
+pub use pounce_runtime_tokio::{App, ConnectionInfo, Ending, PeerAddr, RequestBody};
 
 use pounce_runtime_tokio::os::control::OsOrders;
 use pounce_runtime_tokio::os::listener::OsSocket;

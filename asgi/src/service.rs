@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header;
@@ -13,8 +13,12 @@ use http_body::Body as _;
 
 use crate::connection::Connection;
 use crate::driver::{Driver, Event};
-use crate::exchange::{BUFFER_BYTES, Exchange, Held, ResponseBody};
+use crate::exchange::{Exchange, Held, ResponseBody};
 use crate::runtime::{App, ConnectionInfo, RequestBody};
+
+/// A body that is announced with no more bytes than this is read whole before the application is started, so that its
+/// `receive()` need not wait.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
 
 /// The application.
 pub struct Asgi {
@@ -61,10 +65,11 @@ pub struct Respond(Stage);
 
 enum Stage {
     Reading(Option<Box<Reading>>),
-    Waiting(Held),
+    /// With what is left to be read of the request body.
+    Waiting(Held, Option<Box<RequestBody>>),
 }
 
-/// A small body is read before the application is started, so that its `receive()` need not wait.
+/// The beginning of the body is read before the application is started.
 struct Reading {
     driver: Arc<Driver>,
     connection: Arc<Connection>,
@@ -83,7 +88,7 @@ impl Reading {
             // The application decides whether the body is wanted: the first `receive()` asks for it.
             return Poll::Ready(Some(false));
         }
-        let whole = self.body.size_hint().exact().is_some_and(|length| length <= BUFFER_BYTES as u64);
+        let whole = self.body.size_hint().exact().is_some_and(|length| length <= SMALL_BODY_BYTES as u64);
         let mut bytes = 0;
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
@@ -95,7 +100,7 @@ impl Reading {
                     if self.body.is_end_stream() {
                         return Poll::Ready(Some(true));
                     }
-                    if bytes >= BUFFER_BYTES {
+                    if bytes >= SMALL_BODY_BYTES {
                         return Poll::Ready(Some(false));
                     }
                 }
@@ -117,11 +122,8 @@ fn start(
     rest: Option<RequestBody>,
 ) -> Stage {
     let exchange = Exchange::new(Arc::clone(driver), Arc::clone(connection), request, parts, rest.is_none());
-    if let Some(rest) = rest {
-        driver.handle().spawn(Arc::clone(&exchange).pump(rest));
-    }
     driver.push(Event::Request(Arc::clone(&exchange)));
-    Stage::Waiting(Held(exchange))
+    Stage::Waiting(Held(exchange), rest.map(Box::new))
 }
 
 impl Future for Respond {
@@ -130,7 +132,20 @@ impl Future for Respond {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match &mut self.0 {
-                Stage::Waiting(held) => return held.0.poll_answer(cx).map(Ok),
+                Stage::Waiting(Held(exchange), rest) => {
+                    if let Some(body) = rest
+                        && exchange.poll_read_ahead(body, cx).is_ready()
+                    {
+                        *rest = None;
+                    }
+                    let response = ready!(exchange.poll_answer(cx));
+                    if let Some(body) = rest.take()
+                        && exchange.wants_body()
+                    {
+                        exchange.driver.handle().spawn(Arc::clone(exchange).pump(body));
+                    }
+                    return Poll::Ready(Ok(response));
+                }
                 Stage::Reading(reading) => {
                     let Some(mut now) = reading.take() else { return Poll::Pending };
                     let complete = match now.poll_small(cx) {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use pounce_core::Policy;
 use pounce_runtime_tokio::logging;
-use pounce_settings::{LogFormat, LogLevel, Settings};
+use pounce_runtime_tokio::os::process::HELD_BACK;
+use pounce_settings::Settings;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,11 +18,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::LateTasks;
+use crate::heap;
 use crate::poller::Descriptors;
 use crate::request::Done;
-use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
+use crate::runtime::{self, HostCommand, StartInfo, WorkerHandle};
 use crate::scope::Scopes;
 use crate::service::Asgi;
 use crate::task_set::TaskSet;
@@ -65,19 +67,24 @@ impl Worker {
         }
         // SAFETY: the supervisor made the descriptor for this process and nobody else here knows of it.
         let control = unsafe { OwnedFd::from_raw_fd(control_fd) };
+        heap::keep_freed_blocks();
         let driver = Driver::start()?;
         let descriptors = Descriptors::new(driver.handle())?;
         let ((handle, info), mut terminate) = py.detach(|| {
             driver.block_on(async {
-                // Before anything else: a signal that comes now must not kill the worker.
+                // Before anything else: when they are let through, signals must not kill the worker.
                 let terminate = signal(SignalKind::terminate())?;
+                for other in HELD_BACK.into_iter().filter(|number| *number != libc::SIGTERM) {
+                    // The handler stays, and nobody listens.
+                    drop(signal(SignalKind::from_raw(other))?);
+                }
                 std::io::Result::Ok((runtime::connect(control).await?, terminate))
             })
         })?;
 
         let settings: Settings = serde_json::from_str(&info.settings)
             .map_err(|error| PyRuntimeError::new_err(format!("the settings from the supervisor: {error}")))?;
-        logging::init(log_format(&settings), log_level(&settings));
+        logging::init(settings.log_format.into(), settings.log_level.into());
         let policy = settings.policy().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
 
         let retire = handle.clone();
@@ -187,7 +194,7 @@ impl Worker {
             disconnected,
             cancelled_error: asyncio.getattr("CancelledError")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
-            #[cfg(not(feature = "abi3"))]
+            #[cfg(not(Py_LIMITED_API))]
             late_tasks: late_tasks(py, &task_type)?,
             task_type: task_type.unbind(),
             task_arguments: task_arguments.unbind(),
@@ -202,17 +209,9 @@ impl Worker {
 
     /// Tells the supervisor that the worker is ready, and serves.
     fn serve(&self) {
-        let settings = &self.settings;
-        let options = ServeOptions {
-            health_check_path: settings.health_check_path.clone(),
-            access_log: settings.access_log,
-            max_body_size: settings.max_body_size,
-            max_headers: settings.max_headers as usize,
-            max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
-            date_header: true,
-        };
         let _context = self.driver.handle().enter();
-        self.handle.serve(Asgi { driver: Arc::clone(&self.driver) }, self.policy, options);
+        let app = Asgi { driver: Arc::clone(&self.driver) };
+        self.handle.serve(app, self.policy, (&self.settings).into());
     }
 
     /// Whether the first step of a task is to be had by way of `call_soon` (see there).
@@ -230,7 +229,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, false)
     }
 
     /// As `call_soon`, for a loop in debug mode, whose own checks are wanted.
@@ -242,7 +241,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon_debug(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, true)
     }
 
     /// The task of the request whose first step runs now, if it had none yet. `event_loop`: whose task is meant.
@@ -252,9 +251,9 @@ impl Worker {
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         return self.bridge.task_of_first_step(py, event_loop);
-        #[cfg(feature = "abi3")]
+        #[cfg(Py_LIMITED_API)]
         return Ok(event_loop.and(None).map(|()| py.None()));
     }
 
@@ -301,10 +300,11 @@ impl Worker {
     ) -> PyResult<Bound<'py, PyAny>> {
         let descriptors = self.descriptors()?;
         let block = timeout.is_none_or(|timeout| timeout > 0.0);
-        if block {
-            descriptors.set_timer(timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0))))?;
-        }
         let timers = if block { self.bridge.timers(py)? } else { Default::default() };
+        if block {
+            let timeout = timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)));
+            descriptors.set_timer(timeout, timers.several())?;
+        }
         let mut events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let woken = py.detach(|| self.driver.turn(&descriptors, block, &mut events));
@@ -341,23 +341,6 @@ impl Worker {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .ok_or_else(|| PyRuntimeError::new_err("the selector is closed"))
-    }
-}
-
-fn log_format(settings: &Settings) -> logging::Format {
-    match settings.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    }
-}
-
-fn log_level(settings: &Settings) -> logging::Level {
-    match settings.log_level {
-        LogLevel::Error => logging::Level::Error,
-        LogLevel::Warning => logging::Level::Warning,
-        LogLevel::Info => logging::Level::Info,
-        LogLevel::Debug => logging::Level::Debug,
-        LogLevel::Trace => logging::Level::Trace,
     }
 }
 
@@ -435,7 +418,7 @@ fn flags(events: u32) -> EventFlags {
 }
 
 /// What making tasks late needs; `None` where tasks cannot be given a context, or are not asyncio's native ones.
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 fn late_tasks(py: Python<'_>, task_type: &Bound<'_, PyAny>) -> PyResult<Option<LateTasks>> {
     let native = task_type.getattr("__module__")?.eq("_asyncio")?;
     if !native || py.version_info() < (3, 11) {

@@ -14,7 +14,6 @@ use pounce_settings::Settings;
 use tokio::sync::Notify;
 
 use crate::demo::Demo;
-use crate::serve::{log_format, log_level, serve_options};
 
 /// The variable that holds the number of the inherited control socket.
 const CONTROL_FD: &str = "POUNCE_CONTROL_FD";
@@ -41,7 +40,7 @@ fn serve() -> io::Result<i32> {
     let code = runtime.block_on(async {
         let (handle, start) = connect(OsOrders::new(control)?, tokio_spawn()).await?;
         let settings: Settings = serde_json::from_str(&start.settings)?;
-        logging::init(log_format(&settings), log_level(&settings));
+        logging::init(settings.log_format.into(), settings.log_level.into());
         let exit = Arc::new((Notify::new(), std::sync::atomic::AtomicI32::new(0)));
         let (host, exiting) = (handle.clone(), Arc::clone(&exit));
         handle.set_host(move |command| match command {
@@ -52,7 +51,7 @@ fn serve() -> io::Result<i32> {
             }
         });
         match settings.policy() {
-            Ok(policy) => handle.serve(Demo, policy, serve_options(&settings)),
+            Ok(policy) => handle.serve(Demo, policy, (&settings).into()),
             Err(error) => handle.start_failed(error.to_string()),
         }
         let terminated = handle.clone();

@@ -7,7 +7,6 @@ use std::process::{Command, ExitCode};
 
 use pounce_core::supervisor::{Notify, exit};
 use pounce_core::{Event, Policy};
-use pounce_runtime_tokio::ServeOptions;
 use pounce_runtime_tokio::listener::Listener;
 use pounce_runtime_tokio::logging;
 use pounce_runtime_tokio::os::listener::{BindAddress, OsListener};
@@ -15,7 +14,7 @@ use pounce_runtime_tokio::os::process::OsWorkerHost;
 use pounce_runtime_tokio::os::signals::Signals;
 use pounce_runtime_tokio::supervisor::{self, Observer, Parts};
 use pounce_runtime_tokio::worker::tokio_spawn;
-use pounce_settings::{Bind, LogFormat, LogLevel, Settings, Target};
+use pounce_settings::{Bind, Settings, Target};
 
 use crate::interpreter::{self, BuiltFor, Interpreter};
 use crate::pid_file::PidFile;
@@ -33,7 +32,7 @@ fn refused(code: i32) -> impl Fn(String) -> Refused {
 
 /// Serves `app` until it is told to stop.
 pub fn serve(settings: Settings, app: Target, signals: Signals) -> ExitCode {
-    logging::init(log_format(&settings), log_level(&settings));
+    logging::init(settings.log_format.into(), settings.log_level.into());
     match start(settings, &app, signals) {
         Ok(code) => exit_code(code),
         Err(Refused { message, code }) => {
@@ -72,7 +71,7 @@ fn start(settings: Settings, app: &Target, signals: Signals) -> Result<i32, Refu
     let runtime = runtime.map_err(|error| refused(exit::INTERNAL)(format!("no runtime: {error}")))?;
     let parts = Parts {
         policy,
-        options: serve_options(&settings),
+        options: (&settings).into(),
         workers: settings.workers,
         settings: json,
         listeners,
@@ -82,37 +81,6 @@ fn start(settings: Settings, app: &Target, signals: Signals) -> Result<i32, Refu
         spawn: tokio_spawn(),
     };
     Ok(runtime.block_on(async { supervisor::run(parts).await }))
-}
-
-/// What answers are like, apart from the policy.
-pub fn serve_options(settings: &Settings) -> ServeOptions {
-    ServeOptions {
-        health_check_path: settings.health_check_path.clone(),
-        access_log: settings.access_log,
-        max_body_size: settings.max_body_size,
-        max_headers: settings.max_headers as usize,
-        max_header_size: usize::try_from(settings.max_header_size).unwrap_or(usize::MAX),
-        date_header: true,
-    }
-}
-
-/// The log's form, as the settings name it.
-pub fn log_format(settings: &Settings) -> logging::Format {
-    match settings.log_format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    }
-}
-
-/// The log's level, as the settings name it.
-pub fn log_level(settings: &Settings) -> logging::Level {
-    match settings.log_level {
-        LogLevel::Error => logging::Level::Error,
-        LogLevel::Warning => logging::Level::Warning,
-        LogLevel::Info => logging::Level::Info,
-        LogLevel::Debug => logging::Level::Debug,
-        LogLevel::Trace => logging::Level::Trace,
-    }
 }
 
 fn bind_address(bind: &Bind) -> BindAddress {
@@ -168,10 +136,13 @@ impl Program {
         if *app == Target::Demo {
             return Ok(Program::Demo { executable });
         }
-        let interpreter =
-            interpreter::of_settings(settings).and_then(|found| interpreter::check(found, built_for()));
+        let place = Place::find(&executable);
+        let interpreter = interpreter::of_settings(settings).and_then(|found| match &place {
+            Place::Installed => interpreter::check_installed(found),
+            Place::Checkout { extension, .. } => interpreter::check(found, BuiltFor::of_module(extension)?),
+        });
         let interpreter = interpreter.map_err(|error| refused(exit::USAGE)(error.to_string()))?;
-        Ok(Program::Python { interpreter, place: Place::find(&executable) })
+        Ok(Program::Python { interpreter, place })
     }
 
     fn command(&self) -> Command {
@@ -216,18 +187,6 @@ fn before(package: &Path, path: Option<OsString>) -> OsString {
         joined.push(path);
     }
     joined
-}
-
-/// What the extension module was built for, as it says itself: `3.11`, `3.13t` or `abi3`.
-fn built_for() -> BuiltFor {
-    let text = pounce_asgi::BUILT_FOR;
-    let (version, free_threaded) = match text.strip_suffix('t') {
-        Some(version) => (version, true),
-        None => (text, false),
-    };
-    let parsed =
-        version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    parsed.map_or(BuiltFor::StableAbi, |version| BuiltFor::Exactly { version, free_threaded })
 }
 
 fn serving_line(

@@ -17,6 +17,8 @@ pub mod listener;
 pub mod logging;
 pub mod os;
 pub mod server;
+#[cfg(feature = "settings")]
+mod settings;
 mod shared;
 pub mod supervisor;
 mod timer;

@@ -70,31 +70,30 @@ impl Server {
 
     /// Serves until a signal has ended the server, and returns the exit code for the process
     /// ([`pounce_core::supervisor::exit`]). To be called inside a tokio runtime.
-    pub async fn serve<S, B>(self, service: S) -> i32
-    where
-        S: hyper::service::Service<
-                Request<RequestBody>,
-                Response = Response<B>,
-                Error: Into<BoxError>,
-                Future: Send,
-            > + Clone
-            + Send
-            + Sync
-            + Unpin
-            + 'static,
-        B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
+    pub async fn serve<S: CloneService>(self, service: S) -> i32 {
         let Server { listeners, signals, policy, options } = self;
         let app = Always(service);
         in_process::serve(listeners, app, policy, options, signals, Logged, worker::tokio_spawn()).await
     }
 }
 
-/// The same service for every connection.
-#[derive(Clone)]
-struct Always<S>(S);
+/// A hyper service of which each connection gets a clone. Every service with these bounds is one.
+pub trait CloneService:
+    hyper::service::Service<
+        Request<RequestBody>,
+        Response = Response<Self::ResponseBody>,
+        Error: Into<BoxError>,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + Unpin
+    + 'static
+{
+    type ResponseBody: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static;
+}
 
-impl<S, B> App for Always<S>
+impl<S, B> CloneService for S
 where
     S: hyper::service::Service<
             Request<RequestBody>,
@@ -108,7 +107,15 @@ where
         + 'static,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Body = B;
+    type ResponseBody = B;
+}
+
+/// The same service for every connection.
+#[derive(Clone)]
+struct Always<S>(S);
+
+impl<S: CloneService> App for Always<S> {
+    type Body = S::ResponseBody;
     type Service = S;
 
     fn serve_connection(&self, _connection: ConnectionInfo) -> S {

@@ -271,12 +271,13 @@ impl<O: Orders<Io: Socket>> Driver<O> {
             }
             std::mem::take(&mut mail.inputs)
         };
+        if inputs.iter().any(|input| matches!(input, Input::Closed { .. })) {
+            // It reports what it knows when a connection closes.
+            let requests = self.serving().map_or(0, |(serving, _)| serving.requests());
+            self.machine.handle(self.clock.now(), Input::Requests { requests });
+        }
         for input in inputs {
             any = true;
-            if matches!(input, Input::Closed { .. }) {
-                let requests = self.serving().map_or(0, |(serving, _)| serving.requests());
-                self.machine.handle(self.clock.now(), Input::Requests { requests });
-            }
             self.machine.handle(self.clock.now(), input);
         }
         while !self.supervisor_gone {
@@ -309,6 +310,11 @@ impl<O: Orders<Io: Socket>> Driver<O> {
         loop {
             match self.machine.poll_output() {
                 Output::Send(message) => self.orders.send(&message),
+                Output::NotReady => {
+                    if let Some((serving, _)) = self.serving() {
+                        serving.set_not_ready();
+                    }
+                }
                 Output::Phase(phase) => {
                     if let Some((serving, _)) = self.serving() {
                         serving.set_phase(phase);

@@ -17,7 +17,7 @@ import threading
 import time
 import unittest
 
-VERSION = 1
+VERSION = 2
 #: How long anything may take before a test gives up, in seconds. Nothing is expected to take a tenth of it.
 PATIENCE = 30
 
@@ -199,6 +199,11 @@ class Worker:
         """Bytes of memory that the process has resident."""
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def page_faults(self) -> int:
+        """How often the process touched a page of memory that it had to be given first."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[7])
 
     # --- clients ---
 

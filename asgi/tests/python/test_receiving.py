@@ -1,9 +1,19 @@
 """Request bodies, and clients that leave."""
 
 import contextlib
+import platform
 import socket
+import unittest
 
-from harness import Response, TestCase, eventually, read_all, read_until, send_until_it_stands_still
+from harness import (
+    Response,
+    TestCase,
+    eventually,
+    read_all,
+    read_response,
+    read_until,
+    send_until_it_stands_still,
+)
 from test_sending import DISPATCH
 
 ECHO = """
@@ -99,6 +109,49 @@ class Receiving(TestCase):
             for client, count in zip(clients, sent):
                 client.sendall(bytes((32 << 20) - count))
                 self.assertEqual(Response(read_all(client)).body, b"33554432")
+
+    def test_a_body_is_read_on_while_the_client_does_not_read_the_response(self):
+        worker = self.served(
+            """
+    async def both(scope, receive, send):
+        reading = asyncio.ensure_future(read(receive))
+        await start(send)
+        for _ in range(512):
+            await body(send, bytes(65536), True)
+        await body(send, b"%d" % len(await reading))
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"POST /both HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 25165824\r\n\r\n")
+            client.sendall(bytes(24 << 20))
+            self.assertTrue(Response(read_all(client)).body.endswith(b"\x0025165824"))
+
+    @unittest.skipUnless(platform.libc_ver()[0] == "glibc", "other C libraries have their own ways")
+    def test_the_memory_of_bodies_is_used_again(self):
+        worker = self.served(
+            """
+    async def count(scope, receive, send):
+        length, message = 0, {"more_body": True}
+        while message["more_body"]:
+            message = await receive()
+            length += len(message["body"])
+        await start(send, (b"content-length", b"7"))
+        await body(send, b"%d" % length)
+"""
+        )
+        upload = b"POST /count HTTP/1.1\r\nhost: test\r\ncontent-length: 1048576\r\n\r\n" + bytes(1 << 20)
+        with worker.connect() as client:
+
+            def uploads(count):
+                before = worker.page_faults()
+                for _ in range(count):
+                    client.sendall(upload)
+                    self.assertEqual(read_response(client).body, b"1048576")
+                return (worker.page_faults() - before) / count
+
+            uploads(10)
+            # A body has 256 pages.
+            self.assertLess(uploads(50), 64)
 
     def test_a_body_that_breaks_off_is_never_complete(self):
         worker = self.served(

@@ -264,7 +264,15 @@ impl World<'_> {
                 self.pods[pod as usize].accept_queue.push_back(id);
                 self.wake(pod);
             }
-            Port::Closed if self.plan.socket_activation => self.kept.push_back(id),
+            Port::Closed if self.plan.socket_activation => {
+                // One socket, whoever accepts from it: the next server may have begun while this was on its way.
+                let Some(next) = self.pods.iter().rposition(|pod| pod.port == Port::Open) else {
+                    return self.kept.push_back(id);
+                };
+                self.sockets[id as usize].pod = next as PodId;
+                self.pods[next].accept_queue.push_back(id);
+                self.wake(next as PodId);
+            }
             Port::Closed => {
                 self.sockets[id as usize].why = Why::LateHandshake;
                 self.shut_with_reset(id);
@@ -824,6 +832,8 @@ impl World<'_> {
             }
             match output {
                 WorkerOutput::Send(message) => self.send(pod, worker, message),
+                // Probes here ask the pod as a whole.
+                WorkerOutput::NotReady => {}
                 WorkerOutput::Phase(phase) => {
                     let process = &mut self.pods[pod as usize].workers[worker as usize];
                     process.phase = process.phase.max(phase);
