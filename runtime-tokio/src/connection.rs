@@ -209,7 +209,10 @@ impl<St: Stream, A: App> ConnectionTask<St, A> {
                 Output::Timeout(at) => {
                     debug_assert_eq!(check_connection(&state.machine), Ok(()));
                     // What a read between messages took, hyper has not seen and will not ask for again by itself.
-                    let unseen = (state.held || state.swallowed) && state.reading() == Reading::Head;
+                    // While a response waits for room in the socket, hyper reads nothing: it asks when that is written.
+                    let flushing = state.machine.state() == State::Flushing;
+                    let unseen =
+                        (state.held || state.swallowed) && !flushing && state.reading() == Reading::Head;
                     if again || unseen || state.close_all {
                         return Turn::Again;
                     }
