@@ -219,7 +219,14 @@ impl Judge<'_> {
         let deadline = history.heard.map(|at| at + budget);
         // The workers of a dead supervisor drain by themselves, with a deadline of their own.
         let orphaned = history.killed.map(|at| at + scenario.server.shutdown_timeout_ms);
-        let retiring = facts.and_then(|f| f.owner).and_then(|owner| self.retired_until(&history, owner));
+        let retiring = match facts {
+            Some(facts) => facts.owner.and_then(|owner| self.retired_until(&history, owner)),
+            // A network that does not know whose the connection was: anybody's deadline will do.
+            None => {
+                let first = history.retired.map(|at| at + scenario.server.shutdown_timeout_ms);
+                first.into_iter().chain(history.forced).min()
+            }
+        };
         let forced = by(history.hurried) || by(deadline) || by(orphaned) || by(retiring);
         match failure {
             Failure::Refused | Failure::ConnectTimeout => {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use pounce_core::mutants::{Mutant, Planted};
 use sim::engine::Engine;
 use sim::outcome::{Loss, OutcomeClass};
-use sim::scenario::{Dist, Profile, Scenario};
+use sim::scenario::{Dist, Profile, RequestKind, Scenario};
 
 /// What turmoil's network does differently, and the losses that come and go with it.
 struct Reason {
@@ -22,12 +22,22 @@ struct Reason {
     losses: &'static [Loss],
 }
 
-const REASONS: &[Reason] = &[Reason {
-    what: "a connection is made when it is accepted, not when it is queued: what waited for a server without a worker until that \
-           one drained counts as come during the drain",
-    concerns: |scenario| !scenario.faults.is_empty(),
-    losses: &[Loss::Drained, Loss::Killed],
-}];
+const REASONS: &[Reason] = &[
+    Reason {
+        what: "a connection is made when it is accepted, not when it is queued: what waited for a server without a worker until that \
+               one drained counts as come during the drain",
+        concerns: |scenario| !scenario.faults.is_empty(),
+        losses: &[Loss::Drained, Loss::Killed],
+    },
+    Reason {
+        what: "the room in a socket is counted in segments, not in bytes: a large response has left the server at another time, and \
+               the time for the next head, which had begun meanwhile, runs from there",
+        concerns: |scenario| {
+            scenario.clients.iter().any(|client| matches!(client.request, RequestKind::EarlyHead { .. }))
+        },
+        losses: &[Loss::Limit, Loss::Deadline],
+    },
+];
 
 /// How a scenario's two outcomes compare.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
