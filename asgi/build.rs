@@ -2,11 +2,11 @@
 
 fn main() {
     let config = pyo3_build_config::get();
-    let built_for = if std::env::var_os("CARGO_FEATURE_ABI3").is_some() {
-        "abi3>=3.10".to_owned()
-    } else {
-        let free_threaded = if config.target_abi().kind().is_free_threaded() { "t" } else { "" };
-        format!("{}{free_threaded}", config.version())
+    let abi = config.target_abi();
+    let built_for = match abi.kind() {
+        // Not what the feature says: for a free-threaded Python, which has no stable ABI, PyO3 builds for the version.
+        pyo3_build_config::PythonAbiKind::Stable(_) => format!("abi3>={}", abi.version()),
+        kind => format!("{}{}", abi.version(), if kind.is_free_threaded() { "t" } else { "" }),
     };
     println!("cargo::rustc-env=POUNCE_BUILT_FOR={built_for}");
     pyo3_build_config::use_pyo3_cfgs();

@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::driver::{Driver, Event};
 use crate::exchange::Exchange;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::{FirstStep, LateTasks};
 use crate::message::KnownHeaders;
 use crate::request::{Done, Request};
@@ -45,7 +45,7 @@ pub struct Objects {
     /// With `eager_start`, which Python has from 3.12 on.
     pub eager_task_arguments: Option<Py<PyDict>>,
     /// Tasks are made only for requests that need one; `None` where they cannot be given their context (Python 3.10).
-    #[cfg(not(feature = "abi3"))]
+    #[cfg(not(Py_LIMITED_API))]
     pub late_tasks: Option<LateTasks>,
     pub task_step_type: Option<Py<PyAny>>,
     pub handle_type: Py<PyAny>,
@@ -56,7 +56,7 @@ pub struct Objects {
 #[derive(Default)]
 pub struct Tasks {
     /// The request whose first step runs now, without a task.
-    #[cfg(not(feature = "abi3"))]
+    #[cfg(not(Py_LIMITED_API))]
     pub first_step: Option<FirstStep>,
     entries: Vec<Option<(Py<PyAny>, Arc<Exchange>)>>,
     free: Vec<usize>,
@@ -180,7 +180,7 @@ impl Bridge {
         objects: &Objects,
         request: &Bound<'py, Request>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         if let Some(late) = &objects.late_tasks {
             return self.first_step(py, objects, late, request);
         }
@@ -231,32 +231,22 @@ impl Bridge {
         Ok((task, None))
     }
 
-    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started.
+    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started. `checked`: with
+    /// the checks of asyncio's own, for debug mode.
     pub fn call_soon<'py>(
         &self,
         py: Python<'py>,
         callback: &Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
+        checked: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let objects = self.objects(py)?;
         if self.capture(objects, callback, context) {
             return Ok(py.None().into_bound(py));
         }
-        self.queue(py, objects, callback, args, context)
-    }
-
-    /// As [`Bridge::call_soon`], but by asyncio's own, with its checks.
-    pub fn call_soon_debug<'py>(
-        &self,
-        py: Python<'py>,
-        callback: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let objects = self.objects(py)?;
-        if self.capture(objects, callback, context) {
-            return Ok(py.None().into_bound(py));
+        if !checked {
+            return self.queue(py, objects, callback, args, context);
         }
         let mut positional = vec![callback.clone()];
         positional.extend(args.iter());
@@ -411,11 +401,19 @@ impl Bridge {
 /// The first step of a task, and the context to make it in.
 pub type Captured = (Py<PyAny>, Option<Py<PyAny>>);
 
-/// See [`Bridge::timers`].
+/// See [`Bridge::timers`]. Until asyncio looks at its timers again there can only be more of them (a cancelled one stays), so
+/// an address that is used again comes with another count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timers {
     count: usize,
     next: usize,
+}
+
+impl Timers {
+    /// More than one is set.
+    pub fn several(self) -> bool {
+        self.count > 1
+    }
 }
 
 /// What the application's call returned, as something that can be stepped.

@@ -265,7 +265,7 @@ struct Turn<'a> {
     block: bool,
     wakers: Vec<Waker>,
     events: &'a mut Vec<Event>,
-    /// The timer went off, which it says once: perhaps at the first poll, which never is the last.
+    /// Whether the timer went off at an earlier poll: it says so only once.
     timer: bool,
     first_poll: bool,
 }
@@ -280,12 +280,11 @@ impl Future for Turn<'_> {
         }
         let descriptors = this.descriptors.poll_ready(cx);
         this.timer |= this.descriptors.poll_timer(cx);
-        let timer = this.timer;
         let mut shared = this.driver.shared();
-        let something = !this.block || descriptors || timer || !shared.events.is_empty();
+        let something = !this.block || descriptors || this.timer || !shared.events.is_empty();
         if something && !this.first_poll {
             this.events.append(&mut shared.events);
-            return Poll::Ready(Woken { descriptors, timer });
+            return Poll::Ready(Woken { descriptors, timer: this.timer });
         }
         if something {
             // Never back to Python before the tasks woken above (responses to write) and the sockets had a turn.

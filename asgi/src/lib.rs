@@ -14,7 +14,7 @@ mod bridge;
 mod connection;
 mod driver;
 mod exchange;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod first_step;
 mod heap;
 mod message;
@@ -22,17 +22,26 @@ mod poller;
 mod request;
 mod runtime;
 mod scope;
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 mod send_slot;
 mod service;
 mod task_set;
 mod worker;
 
-/// The interpreter the module is built for: `"3.11"` (CPython of that version only) or `"abi3>=3.10"`.
+/// The interpreter the module is built for: `"3.11"` (CPython of that version only), `"3.14t"` (free-threaded) or
+/// `"abi3>=3.10"`.
 pub const BUILT_FOR: &str = env!("POUNCE_BUILT_FOR");
 
-/// `pounce._pounce`.
-#[pyo3::pymodule]
+/// The same for who has the file and must not load it into another interpreter: the supervisor looks for it.
+#[unsafe(no_mangle)]
+// SAFETY: nothing else has this name.
+pub static POUNCE_BUILT_FOR: &str = concat!("pounce-built-for=", env!("POUNCE_BUILT_FOR"), ";");
+
+/// `pounce._pounce`. It does not need the GIL: what threads share is behind locks that are held for moments and never while
+/// Python runs, a header's address identifies it because it is kept alive, and a request's first step is nobody's but its own
+/// thread's. What is caught or replaced of asyncio without a look at the thread (a task's `call_soon`, the list of tasks) is so
+/// only before Python 3.12, which always has the GIL.
+#[pyo3::pymodule(gil_used = false)]
 mod _pounce {
     use pyo3::prelude::*;
 
@@ -43,7 +52,7 @@ mod _pounce {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         {
             crate::send_slot::install::<Request>(module.py());
             crate::send_slot::install::<Done>(module.py());

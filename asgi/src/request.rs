@@ -16,7 +16,7 @@ use pyo3::{ffi, pyclass};
 use crate::bridge::Bridge;
 use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
 use crate::message::{self, Message};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::send_slot::{Step, Steps};
 
 /// Wraps the application's coroutine, so that its end is seen without a done-callback (which costs a turn of the loop);
@@ -283,7 +283,7 @@ impl Request {
     }
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Request {
     fn step_with(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Step> {
         if value.is_none() {
@@ -348,7 +348,7 @@ impl Done {
     fn close(&self) {}
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Done {
     fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         Ok(Step::Returned(py.None()))
@@ -528,7 +528,7 @@ impl Waiter {
     }
 }
 
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 impl Steps for Waiter {
     fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         Ok(match self.step(py)? {

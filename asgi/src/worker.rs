@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pounce_core::Policy;
 use pounce_runtime_tokio::logging;
+use pounce_runtime_tokio::os::process::HELD_BACK;
 use pounce_settings::Settings;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
@@ -17,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 use crate::first_step::LateTasks;
 use crate::heap;
 use crate::poller::Descriptors;
@@ -71,8 +72,12 @@ impl Worker {
         let descriptors = Descriptors::new(driver.handle())?;
         let ((handle, info), mut terminate) = py.detach(|| {
             driver.block_on(async {
-                // Before anything else: a signal that comes now must not kill the worker.
+                // Before anything else: when they are let through, signals must not kill the worker.
                 let terminate = signal(SignalKind::terminate())?;
+                for other in HELD_BACK.into_iter().filter(|number| *number != libc::SIGTERM) {
+                    // The handler stays, and nobody listens.
+                    drop(signal(SignalKind::from_raw(other))?);
+                }
                 std::io::Result::Ok((runtime::connect(control).await?, terminate))
             })
         })?;
@@ -189,7 +194,7 @@ impl Worker {
             disconnected,
             cancelled_error: asyncio.getattr("CancelledError")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
-            #[cfg(not(feature = "abi3"))]
+            #[cfg(not(Py_LIMITED_API))]
             late_tasks: late_tasks(py, &task_type)?,
             task_type: task_type.unbind(),
             task_arguments: task_arguments.unbind(),
@@ -224,7 +229,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, false)
     }
 
     /// As `call_soon`, for a loop in debug mode, whose own checks are wanted.
@@ -236,7 +241,7 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon_debug(py, callback, args, context)
+        self.bridge.call_soon(py, callback, args, context, true)
     }
 
     /// The task of the request whose first step runs now, if it had none yet. `event_loop`: whose task is meant.
@@ -246,9 +251,9 @@ impl Worker {
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        #[cfg(not(feature = "abi3"))]
+        #[cfg(not(Py_LIMITED_API))]
         return self.bridge.task_of_first_step(py, event_loop);
-        #[cfg(feature = "abi3")]
+        #[cfg(Py_LIMITED_API)]
         return Ok(event_loop.and(None).map(|()| py.None()));
     }
 
@@ -295,10 +300,11 @@ impl Worker {
     ) -> PyResult<Bound<'py, PyAny>> {
         let descriptors = self.descriptors()?;
         let block = timeout.is_none_or(|timeout| timeout > 0.0);
-        if block {
-            descriptors.set_timer(timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0))))?;
-        }
         let timers = if block { self.bridge.timers(py)? } else { Default::default() };
+        if block {
+            let timeout = timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)));
+            descriptors.set_timer(timeout, timers.several())?;
+        }
         let mut events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let woken = py.detach(|| self.driver.turn(&descriptors, block, &mut events));
@@ -412,7 +418,7 @@ fn flags(events: u32) -> EventFlags {
 }
 
 /// What making tasks late needs; `None` where tasks cannot be given a context, or are not asyncio's native ones.
-#[cfg(not(feature = "abi3"))]
+#[cfg(not(Py_LIMITED_API))]
 fn late_tasks(py: Python<'_>, task_type: &Bound<'_, PyAny>) -> PyResult<Option<LateTasks>> {
     let native = task_type.getattr("__module__")?.eq("_asyncio")?;
     if !native || py.version_info() < (3, 11) {

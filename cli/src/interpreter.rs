@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 /// The oldest Python that pounce runs on.
 pub const OLDEST: (u32, u32) = (3, 10);
 
+/// The oldest free-threaded Python that PyO3 builds for.
+const OLDEST_FREE_THREADED: (u32, u32) = (3, 14);
+
 /// An interpreter that was started once and described itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Interpreter {
@@ -24,6 +27,9 @@ pub struct Interpreter {
     pub extension_suffix: String,
     /// Built without the global interpreter lock.
     pub free_threaded: bool,
+    /// The package `pounce` is installed for it, with an extension module that it can load.
+    #[serde(default)]
+    pub installed: bool,
 }
 
 /// What the extension module was compiled for.
@@ -60,6 +66,10 @@ pub enum InterpreterError {
     TooOld(Interpreter),
     /// The extension module was built for another one.
     DoesNotFit(Interpreter, BuiltFor),
+    /// There is no checkout whose extension module it could load, and no package is installed for it.
+    NotInstalled(Interpreter),
+    /// The extension module of the checkout cannot be read, or is none.
+    NotAModule(PathBuf, String),
 }
 
 /// Decides which interpreter to use: the one asked for (`--python`, `$POUNCE_PYTHON`; `reason` says where), else
@@ -101,13 +111,20 @@ pub fn of_settings(settings: &Settings) -> Result<Interpreter, InterpreterError>
 
 /// Prints what [`Interpreter`] holds. It has to run on every Python, so that one that is too old can say so.
 const DESCRIBE: &str = "\
-import json, sys, sysconfig
+import json, os, sys, sysconfig
+try:
+    from importlib import machinery, util
+    places = util.find_spec('pounce').submodule_search_locations
+    files = [os.path.join(place, '_pounce' + end) for place in places for end in machinery.EXTENSION_SUFFIXES]
+except Exception:
+    files = []
 print(json.dumps({
     'executable': sys.executable,
     'version': tuple(sys.version_info[:3]),
     'implementation': getattr(getattr(sys, 'implementation', None), 'name', 'python2'),
     'extension_suffix': sysconfig.get_config_var('EXT_SUFFIX') or '',
     'free_threaded': bool(sysconfig.get_config_var('Py_GIL_DISABLED')),
+    'installed': any(os.path.isfile(file) for file in files),
 }))";
 
 /// Starts `candidate` once and asks it what it is.
@@ -134,6 +151,44 @@ pub fn describe(candidate: &Candidate) -> Result<Interpreter, InterpreterError> 
         return Err(InterpreterError::TooOld(interpreter));
     }
     Ok(interpreter)
+}
+
+/// In front of what an extension module was built for, in its file (asgi/src/lib.rs).
+const MARK: &[u8] = b"pounce-built-for=";
+
+impl BuiltFor {
+    /// What the extension module in this file was built for: `3.11`, `3.14t` or `abi3>=3.10` there.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is not pounce's extension module.
+    pub fn of_module(path: &Path) -> Result<BuiltFor, InterpreterError> {
+        let none = |problem: String| InterpreterError::NotAModule(path.to_owned(), problem);
+        let file = std::fs::read(path).map_err(|error| none(error.to_string()))?;
+        let marked = memchr::memmem::find(&file, MARK).map(|at| &file[at + MARK.len()..]);
+        let text = marked.and_then(|text| text.split(|byte| *byte == b';').next());
+        let text = text.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+        if text.starts_with("abi3") {
+            return Ok(BuiltFor::StableAbi);
+        }
+        let version = text.strip_suffix('t').unwrap_or(text);
+        let (major, minor) = version.split_once('.').unwrap_or_default();
+        match (major.parse(), minor.parse()) {
+            (Ok(major), Ok(minor)) => {
+                Ok(BuiltFor::Exactly { version: (major, minor), free_threaded: version != text })
+            }
+            _ => Err(none("it is not pounce's extension module".to_owned())),
+        }
+    }
+}
+
+/// Checks that the package is installed for `interpreter`.
+///
+/// # Errors
+///
+/// It is not, or its extension module is for another interpreter.
+pub fn check_installed(interpreter: Interpreter) -> Result<Interpreter, InterpreterError> {
+    if interpreter.installed { Ok(interpreter) } else { Err(InterpreterError::NotInstalled(interpreter)) }
 }
 
 /// Checks that the extension module can be loaded by `interpreter`.
@@ -214,16 +269,43 @@ impl fmt::Display for InterpreterError {
                     f,
                     "{interpreter} cannot load pounce's extension module, which was built for {built_for}"
                 )?;
-                let path = interpreter.executable.display();
-                if interpreter.implementation != "cpython" {
-                    return write!(f, "\n  name a CPython {major}.{minor} or later with --python PATH");
-                }
-                write!(f, "\n  in a checkout, build for it: PYO3_PYTHON={path} cargo build --release")?;
-                write!(f, "\n  or install pounce there: {path} -m pip install pounce")?;
-                write!(f, "\n  or name an interpreter that fits with --python PATH")
+                mend(f, interpreter)
+            }
+            InterpreterError::NotInstalled(interpreter) => {
+                write!(
+                    f,
+                    "there is no pounce package for {interpreter} with an extension module that it can load"
+                )?;
+                mend(f, interpreter)
+            }
+            InterpreterError::NotAModule(path, problem) => {
+                write!(f, "pounce's extension module {}: {problem}", path.display())?;
+                write!(f, "\n  in a checkout, build it: cargo build --release")
             }
         }
     }
+}
+
+/// The commands after which `interpreter` can be used.
+fn mend(f: &mut fmt::Formatter<'_>, interpreter: &Interpreter) -> fmt::Result {
+    let (major, minor) = OLDEST;
+    let path = interpreter.executable.display();
+    if interpreter.implementation != "cpython" {
+        return write!(f, "\n  name a CPython {major}.{minor} or later with --python PATH");
+    }
+    if interpreter.free_threaded && (interpreter.version.0, interpreter.version.1) < OLDEST_FREE_THREADED {
+        let (major, minor) = OLDEST_FREE_THREADED;
+        return write!(
+            f,
+            "\n  name a free-threaded CPython {major}.{minor} or later, or one with the GIL, with --python PATH"
+        );
+    }
+    write!(
+        f,
+        "\n  in a checkout, build for it: PYO3_PYTHON={path} cargo build --release; then run target/release/pounce"
+    )?;
+    write!(f, "\n  or install pounce there, in a checkout: {path} -m pip install .")?;
+    write!(f, "\n  or name an interpreter that fits with --python PATH")
 }
 
 impl std::error::Error for InterpreterError {}
@@ -244,6 +326,7 @@ mod tests {
             implementation: "cpython".into(),
             extension_suffix: ".so".into(),
             free_threaded,
+            installed: false,
         }
     }
 
@@ -349,7 +432,36 @@ mod tests {
     #[test]
     fn a_mismatch_is_told_with_the_commands_that_mend_it() {
         let built_for = BuiltFor::Exactly { version: (3, 11), free_threaded: false };
-        let error = check(cpython((3, 13, 0), true), built_for).expect_err("another version");
+        let told =
+            |interpreter| check(interpreter, built_for.clone()).expect_err("another version").to_string();
+        // Nothing can be built for the second.
+        insta::assert_snapshot!(
+            [told(cpython((3, 14, 0), true)), told(cpython((3, 13, 0), true))].join("\n\n")
+        );
+    }
+
+    #[test]
+    fn without_a_checkout_the_package_has_to_be_installed_for_the_interpreter() {
+        let error = check_installed(cpython((3, 13, 0), false)).expect_err("it is not");
         insta::assert_snapshot!(error);
+        assert!(check_installed(Interpreter { installed: true, ..cpython((3, 13, 0), false) }).is_ok());
+    }
+
+    #[test]
+    fn the_file_of_the_extension_module_says_what_it_was_built_for() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("module.so");
+        let built_for = |content: &str| {
+            std::fs::write(&file, content).expect("a file");
+            BuiltFor::of_module(&file)
+                .map_err(|error| error.to_string().replace(&*file.to_string_lossy(), "FILE"))
+        };
+        let exactly = |minor, free_threaded| Ok(BuiltFor::Exactly { version: (3, minor), free_threaded });
+        assert_eq!(built_for("\x7fELF pounce-built-for=3.11;3.12"), exactly(11, false));
+        assert_eq!(built_for("pounce-built-for=3.14t;"), exactly(14, true));
+        assert_eq!(built_for("pounce-built-for=abi3>=3.10;"), Ok(BuiltFor::StableAbi));
+        let error = "pounce's extension module FILE: it is not pounce's extension module\n  in a checkout, build it: cargo build --release";
+        assert_eq!(built_for("\x7fELF"), Err(error.to_owned()));
+        assert_eq!(built_for("pounce-built-for=?;"), Err(error.to_owned()));
     }
 }

@@ -136,10 +136,13 @@ impl Program {
         if *app == Target::Demo {
             return Ok(Program::Demo { executable });
         }
-        let interpreter =
-            interpreter::of_settings(settings).and_then(|found| interpreter::check(found, built_for()));
+        let place = Place::find(&executable);
+        let interpreter = interpreter::of_settings(settings).and_then(|found| match &place {
+            Place::Installed => interpreter::check_installed(found),
+            Place::Checkout { extension, .. } => interpreter::check(found, BuiltFor::of_module(extension)?),
+        });
         let interpreter = interpreter.map_err(|error| refused(exit::USAGE)(error.to_string()))?;
-        Ok(Program::Python { interpreter, place: Place::find(&executable) })
+        Ok(Program::Python { interpreter, place })
     }
 
     fn command(&self) -> Command {
@@ -184,18 +187,6 @@ fn before(package: &Path, path: Option<OsString>) -> OsString {
         joined.push(path);
     }
     joined
-}
-
-/// What the extension module was built for, as it says itself: `3.11`, `3.13t` or `abi3`.
-fn built_for() -> BuiltFor {
-    let text = pounce_asgi::BUILT_FOR;
-    let (version, free_threaded) = match text.strip_suffix('t') {
-        Some(version) => (version, true),
-        None => (text, false),
-    };
-    let parsed =
-        version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    parsed.map_or(BuiltFor::StableAbi, |version| BuiltFor::Exactly { version, free_threaded })
 }
 
 fn serving_line(

@@ -7,16 +7,70 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::net::{Net, SimNet};
+use crate::net::SimNet;
+use crate::networks::turmoil_net::TurmoilNet;
+use crate::networks::turmoil_sim;
 use crate::oracle::{self, Verdict};
 use crate::platform::Cluster;
-use crate::scenario::{PlatformKind, Scenario};
+use crate::scenario::{FaultKind, PlatformKind, Scenario};
 use crate::trace::{Line, Trace};
 use crate::world::World;
 use crate::{client, leaks, marks};
 
+/// The networks that a scenario can run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Engine {
+    /// The fast one: turmoil-net's stacks, with a pump of ours.
+    TurmoilNet,
+    /// The second, independent one: turmoil's `Sim`.
+    Turmoil,
+}
+
+impl Engine {
+    pub const ALL: [Engine; 2] = [Engine::TurmoilNet, Engine::Turmoil];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::TurmoilNet => "turmoil-net",
+            Engine::Turmoil => "turmoil",
+        }
+    }
+
+    /// The faults of `scenario` that this network does not know.
+    pub fn cannot(self, scenario: &Scenario) -> Vec<FaultKind> {
+        let of_the_network = |fault: &FaultKind| {
+            matches!(fault, FaultKind::StallLink { .. } | FaultKind::OutOfDescriptors { .. })
+        };
+        match self {
+            Engine::TurmoilNet => Vec::new(),
+            Engine::Turmoil => {
+                scenario.faults.iter().map(|fault| fault.what).filter(of_the_network).collect()
+            }
+        }
+    }
+
+    /// Runs `scenario` to its end and judges it.
+    pub fn run(self, scenario: &Scenario) -> Outcome {
+        match self {
+            Engine::TurmoilNet => run(scenario),
+            Engine::Turmoil => watched(|| turmoil_sim::run(scenario)),
+        }
+    }
+}
+
+impl std::str::FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Engine, String> {
+        Engine::ALL
+            .into_iter()
+            .find(|engine| engine.name() == text)
+            .ok_or_else(|| format!("there is no engine {text:?}: turmoil-net or turmoil"))
+    }
+}
+
 /// What came of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub verdict: Verdict,
     pub lines: Vec<Line>,
@@ -62,31 +116,47 @@ fn collect_panics() {
 }
 
 /// Runs `scenario` on the fast network.
+pub fn run(scenario: &Scenario) -> Outcome {
+    watched(|| {
+        let net = TurmoilNet::new(scenario);
+        let runtime = paused();
+        let mut outcome = runtime.block_on(async {
+            tokio::spawn(net.pump());
+            whole(scenario, &net).await
+        });
+        drop(runtime);
+        outcome.hash ^= net.hash().rotate_left(17);
+        net.end();
+        outcome
+    })
+}
+
+/// A runtime whose clock moves when nothing else can.
 ///
 /// # Panics
-/// If no runtime can be made: the machine is out of something.
-pub fn run(scenario: &Scenario) -> Outcome {
-    marks::take();
-    collect_panics();
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// If it cannot be made: the machine is out of something.
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .expect("a runtime without I/O needs nothing that could be missing");
-    let mut outcome = runtime.block_on(async {
-        let trace = Trace::begin();
-        let net = Net::new(scenario.seed.0, scenario.network.latency);
-        tokio::spawn(net.pump());
-        let world = Arc::new(World::new(scenario.clone(), trace));
-        drive(&world, &net).await;
-        let mut outcome = conclude(&world, &net);
-        outcome.hash ^= net.hash().rotate_left(17);
-        outcome
-    });
-    drop(runtime);
+        .expect("a runtime without I/O needs nothing that could be missing")
+}
+
+/// A run with its marks and its panics in its outcome.
+fn watched(run: impl FnOnce() -> Outcome) -> Outcome {
+    marks::take();
+    collect_panics();
+    let mut outcome = run();
     let panics = PANICS.take().unwrap_or_default();
     outcome.verdict.problems.extend(panics.into_iter().map(|panic| format!("a panic: {panic}")));
     outcome
+}
+
+async fn whole<N: SimNet>(scenario: &Scenario, net: &N) -> Outcome {
+    let world = Arc::new(World::new(scenario.clone(), Trace::begin()));
+    drive(&world, net).await;
+    conclude(&world, net)
 }
 
 /// The run itself, on whichever network.

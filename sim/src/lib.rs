@@ -11,6 +11,7 @@ pub mod instance;
 pub mod leaks;
 pub mod marks;
 pub mod net;
+pub mod networks;
 pub mod oracle;
 pub mod outcome;
 pub mod picture;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: sim soak [--minutes N]            fresh seeds until the time is over
-       sim run FILE [--svg OUT]          one scenario from a file, as a timeline
+       sim run FILE [--engine NAME] [--svg OUT]
+                                         one scenario from a file, as a timeline; on the network
+                                         turmoil-net (the fast one) or turmoil
        sim replay SEED                   one scenario from its seed, as a timeline
        sim simulate FILE [...]           how many requests a deployment loses
 ";

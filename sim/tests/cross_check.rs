@@ -1,212 +1,192 @@
-//! A second, independent network under the same world: turmoil's. The same scenario has to come to the same kind of end there,
-//! or one of the two networks is not what we think it is.
+//! Two networks that have nothing in common but the world around them, and the same scenarios on both: files, and deploys drawn
+//! from seeds. Each has to come to the same class of outcome, or one of the two networks is not what we think it is.
+//!
+//! Chance is taken out (every segment takes the same time), the clock's grain is not: turmoil's goes in ticks of 1 to 5 ms. Where
+//! the classes differ, the fast engine runs the scenario again with everything moved by a few milliseconds: what happens in each
+//! of those runs must have happened on turmoil too, and what happens in none of them must not. What is left is a
+//! difference of the networks, and has its reason in [`REASONS`], or the test fails.
 
-use std::collections::BTreeMap;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use pounce_runtime_tokio::listener::{Accepted, Listener, Socket, Stream};
-use sim::channel::Channel;
-use sim::net::{HostId, SimNet};
-use sim::scenario::{Dist, PlatformKind, Profile, RequestKind, Retry, Scenario};
-use sim::trace::Trace;
-use sim::world::World;
-use sim::{engine, oracle};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use pounce_core::mutants::{Mutant, Planted};
+use sim::engine::Engine;
+use sim::outcome::{Loss, OutcomeClass};
+use sim::scenario::{Dist, Profile, Scenario};
 
-/// Pods that a run may make.
-const PODS: std::ops::Range<HostId> = 10..26;
+/// What turmoil's network does differently, and the losses that come and go with it.
+struct Reason {
+    what: &'static str,
+    /// Could it matter here at all?
+    concerns: fn(&Scenario) -> bool,
+    losses: &'static [Loss],
+}
 
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+const REASONS: &[Reason] = &[Reason {
+    what: "a connection is made when it is accepted, not when it is queued: what waited for a server without a worker until that \
+           one drained counts as come during the drain",
+    concerns: |scenario| !scenario.faults.is_empty(),
+    losses: &[Loss::Drained, Loss::Killed],
+}];
 
-/// turmoil's network. Each pod is a host; everything else lives on one more.
-#[derive(Clone)]
-struct Turmoil(Arc<BTreeMap<HostId, Channel<Task>>>);
+/// How a scenario's two outcomes compare.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Comparison {
+    Same,
+    /// The fast engine comes to the same, moved by milliseconds.
+    Close,
+    /// For the reason of this number.
+    Explained(usize),
+    Different(String),
+}
 
-impl SimNet for Turmoil {
-    type Stream = TurmoilStream;
-    type Listener = TurmoilListener;
-
-    fn spawn(&self, host: HostId, task: impl Future<Output = ()> + Send + 'static) {
-        match self.0.get(&host) {
-            Some(agent) => agent.push(Box::pin(task), 0),
-            None => drop(tokio::spawn(task)),
-        }
-    }
-
-    async fn bind(&self, _host: HostId) -> io::Result<TurmoilListener> {
-        let listener = turmoil::net::TcpListener::bind("0.0.0.0:8000").await?;
-        Ok(TurmoilListener { listener: Arc::new(listener), accepting: Mutex::new(None) })
-    }
-
-    async fn connect(&self, _from: HostId, to: HostId) -> io::Result<TurmoilStream> {
-        turmoil::net::TcpStream::connect((format!("pod-{to}"), 8000)).await.map(TurmoilStream)
+fn losses(class: &OutcomeClass) -> Option<BTreeSet<Loss>> {
+    match class {
+        OutcomeClass::Clean => Some(BTreeSet::new()),
+        OutcomeClass::Lossy(losses) => Some(losses.clone()),
+        OutcomeClass::Broken => None,
     }
 }
 
-struct TurmoilStream(turmoil::net::TcpStream);
+/// How often the fast engine runs a scenario again where the two differ.
+const MOVES: u64 = 48;
 
-impl AsyncRead for TurmoilStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
+/// Every segment takes the same time. `nth` = 0: nothing else changes; otherwise every event that has a time of its own moves
+/// by up to 22 ms, which is what some ways to and fro cost in turmoil's ticks, and each by another.
+fn moved(scenario: &Scenario, nth: u64) -> Scenario {
+    let mut moved = scenario.clone();
+    let latency = scenario.network.latency.max_ms().clamp(1, 20);
+    let ways = [latency, latency + 3, latency - latency / 4, latency + 1];
+    moved.network.latency = Dist::Fixed { ms: ways[nth as usize % ways.len()] };
+    let by = |what: u64| nth * (2 * what + 3) % 23;
+    moved.platform.deploy_at_ms += by(0);
+    moved.faults.iter_mut().for_each(|fault| fault.at_ms += by(1));
+    moved.clients.iter_mut().zip(2..).for_each(|(client, what)| client.start_ms += by(what));
+    moved
 }
 
-impl AsyncWrite for TurmoilStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+fn compare(scenario: &Scenario, on_turmoil: impl Fn(&Scenario) -> OutcomeClass) -> Comparison {
+    let scenario = &moved(scenario, 0);
+    let fast = |scenario: &Scenario| OutcomeClass::from(&Engine::TurmoilNet.run(scenario));
+    let (here, there) = (fast(scenario), on_turmoil(scenario));
+    if here == there {
+        return Comparison::Same;
     }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    let different = Comparison::Different(format!(
+        "{} on turmoil-net, {} on turmoil, seed {}, {} ({:?})",
+        here,
+        there,
+        scenario.seed,
+        scenario.profile.name(),
+        scenario.faults,
+    ));
+    let (Some(_), Some(there)) = (losses(&here), losses(&there)) else { return different };
+    // Where the settings are right, no millisecond may matter.
+    if scenario.violations().is_empty() {
+        return different;
     }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    let mut runs = Vec::new();
+    for nth in 0..MOVES {
+        let Some(found) = losses(&fast(&moved(scenario, nth))) else { return different };
+        runs.push(found);
     }
+    let ever: BTreeSet<Loss> = runs.iter().flatten().copied().collect();
+    let always: BTreeSet<Loss> =
+        ever.iter().filter(|loss| runs.iter().all(|run| run.contains(loss))).copied().collect();
+    let odd: BTreeSet<Loss> = (&there - &ever).union(&(&always - &there)).copied().collect();
+    if odd.is_empty() {
+        return Comparison::Close;
+    }
+    REASONS
+        .iter()
+        .position(|reason| (reason.concerns)(scenario) && odd.iter().all(|loss| reason.losses.contains(loss)))
+        .map_or(different, Comparison::Explained)
 }
 
-impl Stream for TurmoilStream {
-    // turmoil tells a reader at once: there is no reactor whose knowledge could be old.
-    fn readable_now(&self) -> bool {
-        false
-    }
-
-    fn reset_on_drop(&self) {}
+fn on_turmoil(scenario: &Scenario) -> OutcomeClass {
+    OutcomeClass::from(&Engine::Turmoil.run(scenario))
 }
 
-struct TurmoilSocket(TurmoilStream);
-
-impl Socket for TurmoilSocket {
-    type Stream = TurmoilStream;
-
-    fn into_stream(self) -> io::Result<TurmoilStream> {
-        Ok(self.0)
-    }
+fn files() -> Vec<(String, Scenario)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut found: Vec<PathBuf> = ["regressions", "tests"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).expect("the folder is there"))
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    found.sort();
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).expect("it can be read");
+        Scenario::from_toml(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    found.iter().map(|path| (path.display().to_string(), read(path))).collect()
 }
 
-type Accepting =
-    Pin<Box<dyn Future<Output = io::Result<(turmoil::net::TcpStream, std::net::SocketAddr)>> + Send>>;
-
-struct TurmoilListener {
-    listener: Arc<turmoil::net::TcpListener>,
-    accepting: Mutex<Option<Accepting>>,
+fn drawn(profile: Profile, count: usize) -> Vec<(String, Scenario)> {
+    (0..)
+        .map(|seed| Scenario::draw_as(profile, seed))
+        .filter(|scenario| Engine::Turmoil.cannot(scenario).is_empty())
+        .take(count)
+        .map(|scenario| (format!("{} {}", profile.name(), scenario.seed), scenario))
+        .collect()
 }
 
-impl Listener for TurmoilListener {
-    type Io = TurmoilSocket;
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<TurmoilSocket>>> {
-        let listener = Arc::clone(&self.listener);
-        let mut accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
-        let future = accepting.get_or_insert_with(|| Box::pin(async move { listener.accept().await }));
-        let accepted = match future.as_mut().poll(cx) {
-            Poll::Ready(accepted) => accepted,
-            Poll::Pending => return Poll::Pending,
-        };
-        *accepting = None;
-        Poll::Ready(accepted.map(|(stream, peer)| Accepted {
-            io: TurmoilSocket(TurmoilStream(stream)),
-            peer: Some(peer),
-            local: None,
-        }))
-    }
-
-    fn refuse_new(&mut self) {}
-
-    fn name(&self) -> String {
-        "turmoil".to_owned()
-    }
-}
-
-/// Requests and failures of `scenario` on turmoil.
-fn on_turmoil(scenario: &Scenario) -> (u32, u32) {
-    let mut sim = turmoil::Builder::new()
-        .tick_duration(Duration::from_millis(5))
-        .simulation_duration(Duration::from_secs(600))
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(10))
-        .tcp_capacity(4096)
-        .rng_seed(scenario.seed.0)
-        .build();
-    let agents: BTreeMap<HostId, Channel<Task>> = PODS.map(|pod| (pod, Channel::default())).collect();
-    for (pod, agent) in &agents {
-        let agent = agent.clone();
-        sim.host(format!("pod-{pod}"), move || {
-            let agent = agent.clone();
-            async move {
-                while let Some(task) = std::future::poll_fn(|cx| agent.poll_pop(cx)).await {
-                    tokio::spawn(task);
-                }
-                Ok(())
+/// Compares all, and fails with those that differ and nothing explains it.
+fn check(of: &str, scenarios: &[(String, Scenario)]) {
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    let mut different = Vec::new();
+    for (name, scenario) in scenarios {
+        let count = match compare(scenario, on_turmoil) {
+            Comparison::Same => "the same class".to_owned(),
+            Comparison::Close => "the same class when moved by milliseconds".to_owned(),
+            Comparison::Explained(reason) => REASONS[reason].what.to_owned(),
+            Comparison::Different(how) => {
+                different.push(format!("{name}: {how}"));
+                continue;
             }
-        });
+        };
+        *counts.entry(count).or_default() += 1;
     }
-    let net = Turmoil(Arc::new(agents));
-    let result = Arc::new(Mutex::new((0, 0)));
-    let (scenario, told) = (scenario.clone(), Arc::clone(&result));
-    sim.client("world", async move {
-        let world = Arc::new(World::new(scenario, Trace::begin()));
-        engine::drive(&world, &net).await;
-        let verdict = oracle::judge(&world, &net);
-        *told.lock().unwrap_or_else(PoisonError::into_inner) = (verdict.requests, verdict.failed);
-        Ok(())
-    });
-    sim.run().expect("the run ends");
-    let counted = result.lock().unwrap_or_else(PoisonError::into_inner);
-    (counted.0, counted.1)
-}
-
-/// Deploys in a cluster, everybody with the retries that turmoil's connections need: an end that has come cannot be seen on
-/// them before the next request fails.
-fn scenarios(profile: Profile) -> impl Iterator<Item = Scenario> {
-    (0..).map(move |seed| Scenario::draw_as(profile, seed)).filter_map(|mut scenario| {
-        scenario.faults.clear();
-        scenario.clients.iter_mut().for_each(|client| client.retry = Retry::Stale);
-        scenario.balancers.iter_mut().for_each(|balancer| balancer.retry = Retry::Stale);
-        (scenario.platform.kind == PlatformKind::Kubernetes).then_some(scenario)
-    })
+    for (what, count) in counts {
+        println!("{of}: {count:>4} of {}: {what}", scenarios.len());
+    }
+    assert!(different.is_empty(), "{of}: nothing explains\n{}", different.join("\n"));
 }
 
 #[test]
-fn where_the_settings_are_right_nothing_fails_on_turmoil_either() {
-    for scenario in scenarios(Profile::Rollout).filter(|s| s.violations().is_empty()).take(12) {
-        let (requests, failed) = on_turmoil(&scenario);
-        assert!(requests > 0);
-        assert_eq!(failed, 0, "seed {}: {failed} of {requests} on turmoil", scenario.seed);
-    }
+fn scenario_files_come_to_the_same_end_on_both_networks() {
+    check("files", &files());
 }
 
 #[test]
-fn where_the_endpoints_come_too_late_requests_fail_on_both() {
-    for mut scenario in scenarios(Profile::Rollout).filter(|s| s.platform.pods == 1).take(6) {
-        scenario.platform.pre_stop_ms = 0;
-        scenario.server.drain_delay_ms = 0;
-        scenario.balancers.iter_mut().for_each(|b| {
-            b.propagation = Dist::Fixed { ms: 3000 };
-            b.retry = Retry::Never;
-        });
-        scenario.clients.truncate(3);
-        for client in &mut scenario.clients {
-            client.start_ms = 3000;
-            client.requests = 60;
-            client.keep_alive = false;
-            client.retry = Retry::Never;
-            client.request = RequestKind::Get;
-            client.think = Dist::Fixed { ms: 100 };
-        }
-        let here = engine::run(&scenario);
-        assert!(here.is_good(), "seed {}: {:#?}", scenario.seed, here.verdict.problems);
-        assert!(here.verdict.failed > 0, "seed {}: nothing fails on our network", scenario.seed);
-        let (requests, failed) = on_turmoil(&scenario);
-        assert!(failed > 0, "seed {}: none of {requests} fails on turmoil", scenario.seed);
-    }
+fn deploys_with_settings_that_are_right_lose_nothing_on_either_network() {
+    check("rollout", &drawn(Profile::Rollout, 60));
+}
+
+#[test]
+fn small_deploys_come_to_the_same_end_on_both_networks() {
+    check("lite", &drawn(Profile::Lite, 60));
+}
+
+#[test]
+fn deploys_with_wrong_settings_lose_for_the_same_reasons_on_both_networks() {
+    check("misconfigured", &drawn(Profile::Misconfigured, 40));
+}
+
+#[test]
+fn faults_cost_the_same_on_both_networks() {
+    check("chaos", &drawn(Profile::Chaos, 40));
+}
+
+#[test]
+fn a_bug_that_only_one_network_meets_is_seen() {
+    let buggy = |scenario: &Scenario| {
+        let _planted = Planted::new(Mutant::NoLameDuck);
+        on_turmoil(scenario)
+    };
+    let seen = drawn(Profile::Rollout, 12)
+        .iter()
+        .any(|(_, scenario)| matches!(compare(scenario, buggy), Comparison::Different(_)));
+    assert!(seen);
 }

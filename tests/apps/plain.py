@@ -115,9 +115,9 @@ async def big(scope, receive, send, query):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % count)]})
     event("big begins")
     for at in range(0, count, len(block)):
-        await send(
-            {"type": "http.response.body", "body": block[: count - at], "more_body": at + len(block) < count}
-        )
+        # Memory of its own for each part: `block[:]` would be the same object every time.
+        part = bytes(memoryview(block)[: count - at])
+        await send({"type": "http.response.body", "body": part, "more_body": at + len(block) < count})
     event("big ends")
 
 
@@ -126,6 +126,25 @@ async def echo(scope, receive, send, query):
     event(f"echo of {len(body)} bytes, {'complete' if complete else 'cut'}")
     if complete:
         await respond(send, body)
+
+
+GO = asyncio.Event()
+
+
+async def held(scope, receive, send, query):
+    """Takes nothing of the body until somebody asks for /go; then all of it, and answers its length."""
+    await GO.wait()
+    length, more = 0, True
+    while more:
+        message = await receive()
+        length += len(message["body"])
+        more = message["more_body"]
+    await respond(send, str(length))
+
+
+async def go(scope, receive, send, query):
+    GO.set()
+    await respond(send, "gone")
 
 
 async def show_scope(scope, receive, send, query):
@@ -215,6 +234,8 @@ PATHS = {
     "/stream": stream,
     "/big": big,
     "/echo": echo,
+    "/held": held,
+    "/go": go,
     "/scope": show_scope,
     "/raises": raises,
     "/raises-late": raises_late,

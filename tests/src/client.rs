@@ -159,24 +159,43 @@ impl Connection {
         self.read_response(request.method())
     }
 
-    /// Sends a request while its response is already being read, in pieces: for services that answer while they
+    /// Sends bytes, in pieces, while the response to them is already being read: for services that answer while they
     /// still read.
-    pub fn request_in_pieces(&mut self, request: &Request, piece: usize) -> Outcome {
-        let wire = request.encode();
+    pub fn send_while_reading(&mut self, bytes: &[u8], piece: usize, method: &str) -> Outcome {
         let socket = self.socket.try_clone().expect("a second handle of the socket");
         let piece = piece.max(1);
-        self.sent += wire.len();
+        self.sent += bytes.len();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                for part in wire.chunks(piece) {
+                for part in bytes.chunks(piece) {
                     // The reader tells what became of the request.
                     if (&socket).write_all(part).is_err() {
                         return;
                     }
                 }
             });
-            self.read_response(request.method())
+            self.read_response(method)
         })
+    }
+
+    /// Sends as much as is taken without waiting; the number of bytes.
+    pub fn send_what_is_taken(&mut self, bytes: &[u8]) -> usize {
+        self.socket.set_nonblocking(true).expect("O_NONBLOCK");
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.socket.write(&bytes[taken..]) {
+                Ok(n) => taken += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.write_failed = true;
+                    break;
+                }
+            }
+        }
+        self.socket.set_nonblocking(false).expect("O_NONBLOCK");
+        self.sent += taken;
+        taken
     }
 
     /// Reads one response to a request with this method.

@@ -20,6 +20,7 @@ pub mod response;
 pub mod server;
 pub mod skip;
 pub mod venv;
+pub mod worker_kind;
 
 pub use client::{Address, Close, Connection, Session};
 pub use events::Events;
@@ -28,5 +29,6 @@ pub use load::{FreshLoad, KeepAliveLoad, RunningLoad};
 pub use outcome::{Answer, Outcome};
 pub use request::Request;
 pub use server::{Server, ServerBuilder};
+pub use worker_kind::{WorkerKind, with_both};
 
 pub use rustix::process::Signal;

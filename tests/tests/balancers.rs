@@ -1,4 +1,5 @@
-//! Real load balancers in front of two servers that are restarted one after the other under load: no client sees it.
+//! Real load balancers in front of two servers, one of each kind of worker, that are restarted one after the other under load:
+//! no client sees it.
 //!
 //! To see these fail: start the servers with `--drain-delay 0 --keepalive-linger 0`, or close idle connections without
 //! announcing it.
@@ -11,7 +12,9 @@ use std::time::Duration;
 use pounce_tests::ports::free_port;
 use pounce_tests::processes::wait_until;
 use pounce_tests::server::SLACK;
-use pounce_tests::{Address, FreshLoad, KeepAliveLoad, Outcome, Request, Server, Signal, client, heavy};
+use pounce_tests::{
+    Address, FreshLoad, KeepAliveLoad, Outcome, Request, Server, Signal, WorkerKind, client, heavy,
+};
 
 /// A balancer's process; killed when dropped.
 struct Balancer {
@@ -45,12 +48,16 @@ fn tcp(port: u16) -> Address {
     Address::Tcp(([127, 0, 0, 1], port).into())
 }
 
-fn start_server(port: u16) -> Server {
-    Server::demo()
+fn start_server(kind: WorkerKind, port: u16) -> Server {
+    kind.server()
         .bind(format!("127.0.0.1:{port}"))
         .workers(2)
         .args(["--health-check-path", "/health", "--drain-delay", "2"])
         .start()
+}
+
+fn start_both(ports: [u16; 2]) -> [Option<Server>; 2] {
+    [0, 1].map(|i| Some(start_server(WorkerKind::ALL[i], ports[i])))
 }
 
 /// The balancer sends requests to this server, and names it in a header.
@@ -81,7 +88,7 @@ fn rolling_restart(balancer: &Balancer, ports: [u16; 2], names: [&str; 2], mut s
         let mut old = servers[i].take().expect("it runs");
         old.signal(Signal::TERM);
         old.assert_exit(0, Duration::from_secs(2 + 20) + SLACK);
-        servers[i] = Some(start_server(ports[i]));
+        servers[i] = Some(start_server(WorkerKind::ALL[i], ports[i]));
         wait_until("the balancer uses the new server", Duration::from_secs(20), || {
             is_used(balancer, names[i])
         });
@@ -132,7 +139,7 @@ fn a_rolling_restart_behind_haproxy_fails_no_request() {
     let _turn = heavy::turn();
     let dir = tempfile::tempdir().unwrap();
     let ports = [free_port(), free_port()];
-    let servers = ports.map(|port| Some(start_server(port)));
+    let servers = start_both(ports);
     let balancer = haproxy(&program, dir.path(), ports);
     rolling_restart(&balancer, ports, ["a", "b"], servers);
 }
@@ -143,7 +150,7 @@ fn a_rolling_restart_behind_nginx_fails_no_request() {
     let _turn = heavy::turn();
     let dir = tempfile::tempdir().unwrap();
     let ports = [free_port(), free_port()];
-    let servers = ports.map(|port| Some(start_server(port)));
+    let servers = start_both(ports);
     let names = ports.map(|port| format!("127.0.0.1:{port}"));
     let front = free_port();
     let errors = dir.path().join("error.log");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pounce_tests::server::SLACK;
-use pounce_tests::{Close, Events, Request, Server, ServerBuilder, Signal};
+use pounce_tests::{Close, Events, Request, Server, ServerBuilder, Signal, WorkerKind, with_both};
 
 fn with_health(server: ServerBuilder) -> ServerBuilder {
     server.args(["--health-check-path", "/health"])
@@ -26,75 +26,81 @@ fn health_says_who_answers_and_how_busy_it_is() {
 
 #[test]
 fn s28_head_has_the_headers_of_get_and_no_body() {
-    let server = with_health(Server::demo()).start();
-    let mut session = server.session();
-    let get = session.request(&Request::get("/health")).status(200);
-    let head = session.request(&Request::head("/health")).status(200);
-    // Read as a response without a body; had there been one, the next response would be malformed.
-    session.request(&Request::get("/health")).status(200);
-    let names = |headers: &[(String, String)]| {
-        headers.iter().map(|(n, _)| n.to_ascii_lowercase()).collect::<Vec<_>>()
-    };
-    assert_eq!(names(&head.headers), names(&get.headers));
-    assert_eq!(head.header("content-length"), get.header("content-length"));
-    assert!(!get.body.is_empty() && head.body.is_empty());
+    with_both(|kind| {
+        let server = with_health(kind.server()).start();
+        let mut session = server.session();
+        let get = session.request(&Request::get("/health")).status(200);
+        let head = session.request(&Request::head("/health")).status(200);
+        // Read as a response without a body; had there been one, the next response would be malformed.
+        session.request(&Request::get("/health")).status(200);
+        let names = |headers: &[(String, String)]| {
+            headers.iter().map(|(n, _)| n.to_ascii_lowercase()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&head.headers), names(&get.headers));
+        assert_eq!(head.header("content-length"), get.header("content-length"));
+        assert!(!get.body.is_empty() && head.body.is_empty());
+    });
 }
 
 #[test]
 fn without_the_setting_the_path_belongs_to_the_application() {
-    let server = Server::app("plain:app").start();
+    let server = WorkerKind::Python.server().start();
     server.get("/health").status(404);
 }
 
 #[test]
 fn s27_readiness_is_503_at_once_from_every_worker_on_open_connections() {
-    let mut server = with_health(Server::demo()).workers(4).args(["--keepalive-linger", "10"]).start();
-    let mut sessions: Vec<_> = (0..80).map(|_| server.session()).collect();
-    for session in &mut sessions {
-        session.get("/health").status(200);
-    }
-    let mut running = server.send(&Request::get("/slow?s=3"));
-    thread::sleep(Duration::from_millis(200));
-    let signalled = Instant::now();
-    server.signal(Signal::TERM);
-    let mut asked = sessions.iter_mut();
-    let by_now = loop {
-        thread::sleep(Duration::from_millis(10));
-        match asked.next().expect("still 200 after 80 questions").get("/health").answer().status {
-            503 => break signalled.elapsed(),
-            status => assert_eq!(status, 200),
+    with_both(|kind| {
+        let mut server = with_health(kind.server()).workers(4).args(["--keepalive-linger", "10"]).start();
+        let mut sessions: Vec<_> = (0..80).map(|_| server.session()).collect();
+        for session in &mut sessions {
+            session.get("/health").status(200);
         }
-    };
-    assert!(by_now < Duration::from_millis(50) + SLACK / 2, "503 only after {by_now:?}");
-    // One worker says so; the others got the order at the same time.
-    thread::sleep(Duration::from_millis(300));
-    for session in asked {
-        let answer = session.get("/health").status(503);
-        assert!(answer.connection_close);
-        assert!(answer.json()["status"].is_string());
-    }
-    running.read_response("GET").status(200);
-    server.assert_exit(0, Duration::from_secs(10) + SLACK);
+        let mut running = server.send(&Request::get("/slow?s=3"));
+        thread::sleep(Duration::from_millis(200));
+        let signalled = Instant::now();
+        server.signal(Signal::TERM);
+        let mut asked = sessions.iter_mut();
+        let by_now = loop {
+            thread::sleep(Duration::from_millis(10));
+            match asked.next().expect("still 200 after 80 questions").get("/health").answer().status {
+                503 => break signalled.elapsed(),
+                status => assert_eq!(status, 200),
+            }
+        };
+        assert!(by_now < Duration::from_millis(50) + SLACK / 2, "503 only after {by_now:?}");
+        // One worker says so; the others got the order at the same time.
+        thread::sleep(Duration::from_millis(300));
+        for session in asked {
+            let answer = session.get("/health").status(503);
+            assert!(answer.connection_close);
+            assert!(answer.json()["status"].is_string());
+        }
+        running.read_response("GET").status(200);
+        server.assert_exit(0, Duration::from_secs(10) + SLACK);
+    });
 }
 
 #[test]
 fn s27_readiness_is_503_on_new_connections() {
-    let mut server = with_health(Server::demo()).workers(2).start();
-    let mut running = server.send(&Request::get("/slow?s=2"));
-    thread::sleep(Duration::from_millis(200));
-    server.begin_drain();
-    for _ in 0..10 {
-        assert!(server.get("/health").status(503).connection_close);
-        pounce_tests::client::once(server.address(), &Request::head("/health")).status(503);
-    }
-    running.read_response("GET").status(200);
-    server.assert_exit(0, Duration::from_secs(2) + SLACK);
+    with_both(|kind| {
+        let mut server = with_health(kind.server()).workers(2).start();
+        let mut running = server.send(&Request::get("/slow?s=2"));
+        thread::sleep(Duration::from_millis(200));
+        server.begin_drain();
+        for _ in 0..10 {
+            assert!(server.get("/health").status(503).connection_close);
+            pounce_tests::client::once(server.address(), &Request::head("/health")).status(503);
+        }
+        running.read_response("GET").status(200);
+        server.assert_exit(0, Duration::from_secs(2) + SLACK);
+    });
 }
 
 #[test]
 fn s27_health_answers_while_python_is_blocked() {
     let events = Events::new();
-    let mut server = with_health(Server::app("plain:app")).env("EVENTS", events.path()).start();
+    let mut server = with_health(WorkerKind::Python.server()).env("EVENTS", events.path()).start();
     let (mut open, mut spare) = (server.session(), server.session());
     open.get("/health").status(200);
     spare.get("/health").status(200);
@@ -119,12 +125,14 @@ fn s27_health_answers_while_python_is_blocked() {
 
 #[test]
 fn health_connections_do_not_delay_the_exit() {
-    let mut server = with_health(Server::demo()).start();
-    let mut prober = server.session();
-    prober.get("/health").status(200);
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    if let Some(connection) = prober.connection() {
-        assert_eq!(connection.state(), Close::Fin);
-    }
+    with_both(|kind| {
+        let mut server = with_health(kind.server()).start();
+        let mut prober = server.session();
+        prober.get("/health").status(200);
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        if let Some(connection) = prober.connection() {
+            assert_eq!(connection.state(), Close::Fin);
+        }
+    });
 }

@@ -305,3 +305,36 @@ fn an_interpreter_that_does_not_exist_is_an_error_that_names_it() {
     assert!([2, 3].contains(&code), "{code}\n{}", server.log_text());
     assert!(server.count("/nonexistent/python") >= 1, "{}", server.log_text());
 }
+
+/// Refused before a worker is started, with the command that mends it.
+fn assert_no_module(mut server: Server, complaint: &str, command: &str) {
+    server.assert_exit(2, Duration::from_secs(20));
+    assert_eq!((server.count(complaint), server.count(command)), (1, 1), "{}", server.log_text());
+}
+
+#[test]
+fn an_extension_module_for_another_python_is_never_loaded_and_the_command_for_this_one_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = directory.path().join("libpounce_asgi.so");
+    std::fs::write(&module, "pounce-built-for=3.9;").unwrap();
+    let server = Server::app("plain:app").env("POUNCE_EXTENSION", &module).spawn();
+    assert_no_module(server, "which was built for CPython 3.9", "cargo build --release");
+    std::fs::write(&module, "something else").unwrap();
+    let server = Server::app("plain:app").env("POUNCE_EXTENSION", &module).spawn();
+    assert_no_module(server, "it is not pounce's extension module", "cargo build --release");
+}
+
+#[test]
+fn an_executable_without_its_package_tells_how_to_install_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = directory.path().join("pounce");
+    std::fs::copy(pounce_tests::binary::pounce(), &alone).unwrap();
+    let mut command = std::process::Command::new(&alone);
+    command
+        .arg("plain:app")
+        .current_dir(directory.path())
+        .env_remove("POUNCE_EXTENSION")
+        .env_remove("PYTHONPATH");
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    assert_no_module(Server::spawn_command(command), "there is no pounce package for", "-m pip install .");
+}

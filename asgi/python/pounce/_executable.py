@@ -42,7 +42,7 @@ def find() -> str:
         return found
     raise SystemExit(
         "pounce: the pounce executable was not found beside this interpreter nor on $PATH; "
-        "install the package again (pip install --force-reinstall pounce) or name it in $POUNCE_BIN"
+        f"build it in a checkout (cargo build --release), install that ({sys.executable} -m pip install .), or name it in $POUNCE_BIN"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -28,7 +29,11 @@ def directory() -> str | None:
         if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
             return str(target)
         shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+        pip = [sys.executable, "-m", "pip"]
+        if importlib.util.find_spec("pip") is None:
+            # As Debian's; another interpreter's pip can install for it.
+            pip = ["python3", "-m", "pip", "--python", sys.executable]
+        command = [*pip, "install", "--quiet", "--disable-pip-version-check", "--no-input"]
         command += ["--no-warn-script-location", "--target", str(target), "--requirement", str(REQUIREMENTS)]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)

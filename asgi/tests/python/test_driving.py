@@ -1,5 +1,6 @@
 """The worker while Python is busy, and its end."""
 
+import contextlib
 import os
 import select
 import signal
@@ -84,6 +85,30 @@ class Driving(TestCase):
             client.sendall(b"GET /block HTTP/1.1\r\nhost: test\r\n\r\n")
             read_until(client, b"second")
 
+    def test_a_timer_that_runs_out_before_the_loop_waits_for_it_is_not_lost(self):
+        # The selector looks at `_scheduled` between setting its timer and waiting: long enough here for the standby
+        # thread to be driving when the timer goes off.
+        worker = self.served(
+            """
+    async def nap(scope, receive, send):
+        # Out of select(), which looks there after the first step too.
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+
+        class SlowToWait(type(loop)):
+            @property
+            def _scheduled(self):
+                if sys._getframe(1).f_code.co_name == "select":
+                    time.sleep(0.1)
+                return self.__dict__["_scheduled"]
+
+        loop.__class__ = SlowToWait
+        await asyncio.sleep(0.05)
+        await hello(scope, receive, send)
+""",
+        )
+        self.assertEqual(worker.request("/nap").body, b"hello")
+
     def test_requests_that_came_while_python_was_blocked_are_served_after(self):
         worker = self.served(
             """
@@ -101,6 +126,60 @@ class Driving(TestCase):
         for client in clients:
             with client:
                 self.assertEqual(Response(read_all(client)).body, b"hello")
+
+    def test_threads_of_the_application_run_beside_the_loop_and_harm_nothing(self):
+        worker = self.served(
+            """
+    import gc, sysconfig, threading
+
+    stopped = threading.Event()
+
+    def work(loop):
+        while not stopped.is_set():
+            cycle = [object() for _ in range(100)]
+            cycle.append(cycle)
+            del cycle
+            gc.collect()
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+
+    async def threads(scope, receive, send):
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            threading.Thread(target=work, args=(loop,), daemon=True).start()
+        # Without a GIL it has to stay so: importing the module must not switch it on.
+        switched_on = getattr(sys, "_is_gil_enabled", lambda: True)() and sysconfig.get_config_var("Py_GIL_DISABLED")
+        await start(send)
+        await body(send, b"GIL on" if switched_on else b"as built")
+
+    async def parts(scope, receive, send):
+        data, more = b"", True
+        while more:
+            message = await receive()
+            data, more = data + message["body"], message["more_body"]
+        await start(send, (b"x-const", b"1"), (b"x-new", b"%d" % len(data)))
+        for at in range(0, len(data), 10_000):
+            await body(send, data[at:at + 10_000], True)
+            await asyncio.sleep(0)
+        await body(send)
+
+    async def stop(scope, receive, send):
+        stopped.set()
+        await hello(scope, receive, send)
+""",
+        )
+        self.assertEqual(worker.request("/threads").body, b"as built")
+        data = bytes(range(250)) * 400
+        for _ in range(20):
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(worker.connect()) for _ in range(5)]
+                for client in clients:
+                    client.sendall(b"POST /parts HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n" + data)
+                for client in clients:
+                    response = Response(read_all(client))
+                    self.assertEqual((response.body == data, response.header("x-new")), (True, "100000"))
+        self.assertEqual(worker.request("/stop").body, b"hello")
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
 
     def test_an_order_to_stop_during_the_import_is_obeyed(self):
         worker = self.start("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
@@ -124,6 +203,12 @@ class Driving(TestCase):
     def test_sigint_is_ignored(self):
         worker = self.served()
         worker.process.send_signal(signal.SIGINT)
+        self.assertEqual(worker.request("/hello").body, b"hello")
+
+    def test_signals_for_the_whole_group_do_not_end_it(self):
+        worker = self.served()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            worker.process.send_signal(number)
         self.assertEqual(worker.request("/hello").body, b"hello")
 
     def test_a_forked_child_of_the_application_ends_by_sigterm(self):

@@ -2,13 +2,12 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use pounce_runtime_tokio::listener::{Accepted, Listener, Socket, Stream};
 use pounce_runtime_tokio::supervisor::{Observer, Signals};
 use pounce_runtime_tokio::{App, ConnectionInfo, RequestBody, ServeOptions, in_process};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 /// An in-memory pipe, as a connection.
 #[derive(Debug)]
@@ -69,37 +69,34 @@ impl AsyncWrite for Pipe {
 }
 
 /// Something that a test puts in and a driver polls out.
-pub struct Queue<T>(Arc<Mutex<(VecDeque<T>, Option<Waker>)>>);
+pub struct Queue<T> {
+    into: UnboundedSender<T>,
+    out: Arc<Mutex<UnboundedReceiver<T>>>,
+}
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
-        Queue(Arc::clone(&self.0))
+        Queue { into: self.into.clone(), out: Arc::clone(&self.out) }
     }
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue(Arc::new(Mutex::new((VecDeque::new(), None))))
+        let (into, out) = mpsc::unbounded_channel();
+        Queue { into, out: Arc::new(Mutex::new(out)) }
     }
 }
 
 impl<T> Queue<T> {
     pub fn put(&self, item: T) {
-        let mut queue = self.0.lock().unwrap();
-        queue.0.push_back(item);
-        if let Some(waker) = queue.1.take() {
-            waker.wake();
-        }
+        assert!(self.into.send(item).is_ok(), "the queue has its other end itself");
     }
 
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<T> {
-        let mut queue = self.0.lock().unwrap();
-        match queue.0.pop_front() {
-            Some(item) => Poll::Ready(item),
-            None => {
-                queue.1 = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        match self.out.lock().unwrap().poll_recv(cx) {
+            Poll::Ready(Some(item)) => Poll::Ready(item),
+            // It never ends: this end can put something in.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 }

@@ -242,6 +242,11 @@ impl World<'_> {
                 self.after(again, Event::Syn(id));
             }
             Port::Closed if self.plan.socket_activation => {
+                // One socket, whoever accepts from it: the next server may have begun while this was on its way.
+                if let Some(next) = self.pods.iter().rposition(|pod| pod.port == Port::Open) {
+                    self.sockets[id as usize].pod = next as PodId;
+                    return self.syn(id);
+                }
                 self.kept.push_back(id);
                 self.sockets[id as usize].place = Place::AcceptQueue;
                 let back = self.latency();
@@ -798,6 +803,8 @@ impl World<'_> {
             }
             match output {
                 WorkerOutput::Send(message) => self.send(pod, worker, message),
+                // Probes here ask the pod as a whole.
+                WorkerOutput::NotReady => {}
                 WorkerOutput::Phase(phase) => {
                     let process = &mut self.pods[pod as usize].workers[worker as usize];
                     process.phase = process.phase.max(phase);

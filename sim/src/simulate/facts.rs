@@ -87,6 +87,7 @@ pub static KEYS: &[Key] = &[
     time("readiness_delay", "from an instance's start to the first readiness check"),
     count("readiness_successes", "checks in a row that make an instance ready"),
     word("term_to_all", &["yes", "no"], "SIGTERM goes to the workers too"),
+    word("socket_activation", &["yes", "no"], "systemd holds the listening socket while no server does"),
     count("workers", "pounce --workers"),
     time("drain_delay", "pounce --drain-delay"),
     time("shutdown_timeout", "pounce --shutdown-timeout"),
@@ -135,6 +136,10 @@ pub struct Facts {
     pub platform: Platform,
     /// Things worth knowing that are no values.
     pub notes: Vec<String>,
+    /// What the file lets guess of the balancer, for the question that asks for it.
+    pub balancer_hint: Option<String>,
+    /// Somebody's copy of the settings file that is in the container.
+    pub config_file: Option<String>,
 }
 
 /// The key of that name.

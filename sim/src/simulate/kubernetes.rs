@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::command_line::{self, Variable, Word};
+use super::command_line::{self, Variable, Word, fact_of};
 use super::facts::{Facts, Firmness, Value};
 use super::problem::Problem;
 use super::tree::{self, Node, Place};
@@ -26,7 +26,8 @@ pub fn read(
     facts: &mut Facts,
 ) -> Result<(), Problem> {
     let documents = tree::read(file, text)?;
-    let deployment = find(file, &documents, name)?;
+    let stream = objects(file, &documents)?;
+    let deployment = find(file, &stream, name)?;
     let spec = deployment.need("spec")?;
     let known = [
         "replicas",
@@ -38,8 +39,13 @@ pub fn read(
         "paused",
         "progressDeadlineSeconds",
     ];
+    for field in ["terminationGracePeriodSeconds", "containers"] {
+        if let Some(place) = spec.get(field) {
+            return Err(place.problem("belongs in spec.template.spec"));
+        }
+    }
     spec.keys(&known, true)?;
-    let replicas = match spec.get("replicas") {
+    let replicas = match spec.get("replicas").or_else(|| autoscaled(&stream, &named(&deployment))) {
         Some(place) => {
             let replicas = place.whole("", 0)? as u32;
             facts.said("replicas", Value::Count(replicas), place.origin());
@@ -86,7 +92,9 @@ pub fn read(
     container.keys(&known, false)?;
     lifecycle(&container, facts)?;
     probe(&container, facts)?;
-    settings(&container, command, facts)?;
+    settings(&container, &stream, command, facts)?;
+    let labels = spec.need("template")?.get("metadata").and_then(|metadata| metadata.get("labels"));
+    neighbours(&stream, labels.as_ref(), replicas, facts)?;
     facts.otherwise("deploy", Value::Word("rolling"), KUBERNETES, Firmness::Default);
     facts.otherwise(
         "term_to_all",
@@ -97,21 +105,115 @@ pub fn read(
     Ok(())
 }
 
-fn find<'a>(file: &'a str, documents: &'a [Node], name: Option<&str>) -> Result<Place<'a>, Problem> {
+/// Everything in the file that is one: its documents, and what is in a `List`.
+fn objects<'a>(file: &'a str, documents: &'a [Node]) -> Result<Vec<Place<'a>>, Problem> {
     let mut places = Vec::new();
-    for document in documents {
+    for document in documents.iter().filter(|document| !matches!(document.value, tree::Value::Null)) {
         let root = Place::root(file, document);
-        match root.get("items").filter(|_| root.get("kind").is_some_and(|kind| kind.text() == Ok("List"))) {
+        match root.get("items").filter(|_| kind(&root) == "List") {
             Some(items) => places.extend(items.list()?),
             None => places.push(root),
         }
     }
-    let kind =
-        |place: &Place<'_>| place.get("kind").and_then(|kind| kind.text().ok()).unwrap_or("").to_owned();
-    let named = |place: &Place<'_>| {
-        let found = place.get("metadata").and_then(|m| m.get("name"));
-        found.and_then(|name| name.text().ok()).unwrap_or("").to_owned()
+    Ok(places)
+}
+
+fn kind(place: &Place<'_>) -> String {
+    place.get("kind").and_then(|kind| kind.text().ok()).unwrap_or("").to_owned()
+}
+
+fn named(place: &Place<'_>) -> String {
+    let found = place.get("metadata").and_then(|metadata| metadata.get("name"));
+    found.and_then(|name| name.text().ok()).unwrap_or("").to_owned()
+}
+
+/// The fewest pods that an autoscaler of the file keeps for this Deployment.
+fn autoscaled<'a>(stream: &[Place<'a>], name: &str) -> Option<Place<'a>> {
+    let concerns = |place: &&Place<'a>| {
+        let target = place.get("spec").and_then(|spec| spec.get("scaleTargetRef")?.get("name"));
+        kind(place) == "HorizontalPodAutoscaler" && target.is_some_and(|target| target.text() == Ok(name))
     };
+    stream.iter().find(concerns)?.get("spec")?.get("minReplicas")
+}
+
+/// What else is in the file and concerns rollouts: Services, what is in front of them, disruption budgets.
+fn neighbours(
+    stream: &[Place<'_>],
+    labels: Option<&Place<'_>>,
+    replicas: u32,
+    facts: &mut Facts,
+) -> Result<(), Problem> {
+    let label = |key: &str| labels?.get(key)?.text().ok().map(str::to_owned);
+    let concerns = |selector: Option<Place<'_>>| -> bool {
+        let Some(selector) = selector else { return false };
+        let tree::Value::Map(map) = &selector.node.value else { return false };
+        map.iter().all(|(key, ..)| {
+            let wanted = selector.get(key).and_then(|value| value.text().ok().map(str::to_owned));
+            wanted.is_some() && wanted == label(key)
+        })
+    };
+    for place in stream {
+        let spec = place.get("spec");
+        let field = |name: &str| spec.as_ref().and_then(|spec| spec.get(name));
+        match &*kind(place) {
+            "Service" if concerns(field("selector")) => {
+                if let Some(kind) = field("type")
+                    && kind.text() == Ok("LoadBalancer")
+                {
+                    let hint = format!(
+                        "Service {} is a LoadBalancer ({}): l4, unless it is one for HTTP",
+                        named(place),
+                        kind.origin()
+                    );
+                    facts.balancer_hint.get_or_insert(hint);
+                }
+                if let Some(always) = field("publishNotReadyAddresses")
+                    && always.text() == Ok("true")
+                {
+                    let origin = format!("publishNotReadyAddresses, {}", always.origin());
+                    facts.said("readiness", Value::Word("none"), origin);
+                }
+            }
+            kind @ ("Ingress" | "HTTPRoute" | "IngressRoute" | "VirtualService") => {
+                let hint = format!(
+                    "the file has an {kind} ({}): l7 if the requests come through it",
+                    place.origin()
+                );
+                facts.balancer_hint = Some(hint);
+            }
+            "PodDisruptionBudget"
+                if concerns(field("selector").and_then(|selector| selector.get("matchLabels"))) =>
+            {
+                let allowed = match (field("minAvailable"), field("maxUnavailable")) {
+                    (Some(least), _) => replicas.saturating_sub(amount(&least, replicas, true)?),
+                    (None, Some(most)) => amount(&most, replicas, true)?.min(replicas),
+                    (None, None) => {
+                        return Err(place.problem("spec: minAvailable or maxUnavailable is missing"));
+                    }
+                };
+                let evictions = if allowed == 0 {
+                    format!(
+                        "of {replicas} pods it lets none be evicted, so that their nodes cannot be drained"
+                    )
+                } else {
+                    format!("of {replicas} pods it lets {allowed} be evicted at a time")
+                };
+                facts.notes.push(format!(
+                    "PodDisruptionBudget {} ({}) binds evictions, such as a node's drain, and no rollout; {evictions}",
+                    named(place),
+                    place.origin()
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn find<'a>(file: &str, places: &[Place<'a>], name: Option<&str>) -> Result<Place<'a>, Problem> {
+    if places.is_empty() {
+        return Err(Problem::at(file, 1, "the file is empty; it must have a Deployment in it".into()));
+    }
     let found: Vec<&Place<'_>> = places
         .iter()
         .filter(|place| kind(place) == "Deployment" && name.is_none_or(|name| named(place) == name))
@@ -121,12 +223,21 @@ fn find<'a>(file: &'a str, documents: &'a [Node], name: Option<&str>) -> Result<
         [] => {
             let kinds: Vec<String> = places.iter().map(kind).filter(|kind| !kind.is_empty()).collect();
             let line = places.first().map_or(1, |place| place.node.line);
-            let mut what = match name {
-                Some(name) => format!("there is no Deployment named {name}"),
-                None => "there is no Deployment in it".to_owned(),
-            };
+            let all: Vec<String> =
+                places.iter().filter(|place| kind(place) == "Deployment").map(named).collect();
+            if let (Some(name), false) = (name, all.is_empty()) {
+                let there = all.join(", ");
+                return Err(Problem(format!(
+                    "{file}: there is no Deployment named {name}; there are: {there}"
+                )));
+            }
+            let mut what = "there is no Deployment in it".to_owned();
             if let Some(other) = kinds.iter().find(|kind| OTHER_KINDS.contains(&kind.as_str())) {
                 what += &format!("; a {other} is not rolled out as a Deployment is, and is not simulated");
+            } else if kinds.iter().any(|kind| kind == "Kustomization") {
+                what += "; it says how to make one: kubectl kustomize FOLDER | sim simulate -";
+            } else if places.iter().any(|place| place.get("services").is_some()) {
+                what += "; a compose file says nothing of rollouts";
             } else if !kinds.is_empty() {
                 what += &format!("; it has: {}", kinds.join(", "));
             } else {
@@ -260,69 +371,117 @@ fn words(container: &Place<'_>) -> Result<Vec<Word>, Problem> {
     for field in ["command", "args"] {
         if let Some(list) = container.get(field) {
             for place in list.list()? {
-                words.push(Word { text: place.text()?.to_owned(), origin: place.origin() });
+                words.push(Word::new(place.string()?, place.origin()));
             }
         }
     }
     Ok(words)
 }
 
-fn settings(container: &Place<'_>, command: Option<&str>, facts: &mut Facts) -> Result<(), Problem> {
-    let mut variables = Vec::new();
-    if let Some(list) = container.get("env") {
-        for place in list.list()? {
-            place.keys(&["name", "value", "valueFrom"], true)?;
-            let name = place.need("name")?.text()?.to_owned();
-            match place.get("value") {
-                Some(value) => {
-                    variables.push(Variable {
-                        name,
-                        value: value.text()?.to_owned(),
-                        origin: value.origin(),
-                    });
-                }
-                None if place.get("valueFrom").is_some() && fact_of(&name).is_some() => {
-                    let what =
-                        format!("{name} comes from elsewhere ({}): what is its value?", place.origin());
-                    facts.ask("--set NAME=VALUE", fact_of(&name), what);
-                }
-                None => {}
-            }
-        }
-    }
-    if let Some(place) = container.get("envFrom") {
-        facts.notes.push(format!("variables from envFrom ({}) are not seen", place.origin()));
-    }
-    let given = words(container)?;
-    let arguments = match command {
-        Some(command) => command_line::arguments(&command_line::split(command, "the flag --command")),
-        None => command_line::arguments(&given).or_else(|| {
-            // With `args` alone the image's entry point is in front of them.
-            (container.get("command").is_none() && container.get("args").is_some()).then(|| given.clone())
-        }),
-    };
-    match arguments {
-        Some(arguments) => command_line::read(&arguments, &variables, facts),
-        None => {
-            let origin = container.origin();
-            facts.ask(
-                "--command",
-                None,
-                format!("how pounce is started is not in the file ({origin}); \"pounce main:app\" if the image gives no flags"),
-            );
-            Ok(())
-        }
-    }
+/// Sets a variable; a later one of the same name takes its place.
+fn put(variables: &mut Vec<Variable>, variable: Variable) {
+    variables.retain(|other| other.name != variable.name);
+    variables.push(variable);
 }
 
-/// The fact that a variable of pounce's sets, if the simulation needs it.
-fn fact_of(variable: &str) -> Option<&'static str> {
-    let name = match variable {
-        "SHUTDOWN_TIMEOUT" => "shutdown_timeout".to_owned(),
-        "WEB_CONCURRENCY" => "workers".to_owned(),
-        other => other.strip_prefix("POUNCE_")?.to_lowercase(),
-    };
-    super::facts::key(&name).map(|key| key.name)
+/// The entries of a ConfigMap of the file.
+fn config_map<'a>(stream: &[Place<'a>], name: &str) -> Option<Place<'a>> {
+    let map = stream.iter().find(|place| kind(place) == "ConfigMap" && named(place) == name)?;
+    Some(map.get("data").unwrap_or_else(|| map.clone()))
+}
+
+fn variables_from(
+    container: &Place<'_>,
+    stream: &[Place<'_>],
+    facts: &mut Facts,
+) -> Result<Vec<Variable>, Problem> {
+    let mut variables = Vec::new();
+    let sources = container.get("envFrom").map_or_else(|| Ok(Vec::new()), |list| list.list())?;
+    for source in sources {
+        source.keys(&["configMapRef", "secretRef", "prefix"], true)?;
+        let prefix = match source.get("prefix") {
+            Some(prefix) => prefix.text()?,
+            None => "",
+        };
+        let (what, reference) = match (source.get("configMapRef"), source.get("secretRef")) {
+            (Some(reference), _) => ("ConfigMap", reference),
+            (None, Some(reference)) => ("Secret", reference),
+            (None, None) => return Err(source.problem("configMapRef or secretRef is missing")),
+        };
+        let name = reference.need("name")?.text()?;
+        match config_map(stream, name).filter(|_| what == "ConfigMap") {
+            Some(data) => {
+                let tree::Value::Map(entries) = &data.node.value else {
+                    return Err(data.problem("must be a map of names to texts"));
+                };
+                for (key, ..) in entries {
+                    let Some(value) = data.get(key) else { continue };
+                    let (name, value, origin) = (format!("{prefix}{key}"), value.string(), value.origin());
+                    put(&mut variables, Variable { name, value: value?.to_owned(), origin });
+                }
+            }
+            None => facts.notes.push(format!(
+                "the {what} {name} ({}) is not in the file: if it sets SHUTDOWN_TIMEOUT, WEB_CONCURRENCY or POUNCE_*, say so with --set",
+                source.origin()
+            )),
+        }
+    }
+    let list = container.get("env").map_or_else(|| Ok(Vec::new()), |list| list.list())?;
+    for place in list {
+        place.keys(&["name", "value", "valueFrom"], true)?;
+        let name = place.need("name")?.text()?.to_owned();
+        if let Some(value) = place.get("value") {
+            let (value, origin) = (value.string()?.to_owned(), value.origin());
+            put(&mut variables, Variable { name, value, origin });
+            continue;
+        }
+        let Some(from) = place.get("valueFrom") else { continue };
+        let text = |reference: &Place<'_>, field: &str| Ok(reference.need(field)?.text()?.to_owned());
+        let entry = match from.get("configMapKeyRef") {
+            Some(reference) => {
+                let (map, key) = (text(&reference, "name")?, text(&reference, "key")?);
+                config_map(stream, &map).and_then(|data| data.get(&key))
+            }
+            None => None,
+        };
+        if let Some(value) = entry {
+            let (value, origin) = (value.string()?.to_owned(), value.origin());
+            put(&mut variables, Variable { name, value, origin });
+        } else if let Some(fact) = fact_of(&name) {
+            let what = format!("{name} comes from elsewhere ({}): what is its value?", place.origin());
+            facts.ask("--set NAME=VALUE", Some(fact), what);
+        }
+    }
+    Ok(variables)
+}
+
+fn settings(
+    container: &Place<'_>,
+    stream: &[Place<'_>],
+    command: Option<&str>,
+    facts: &mut Facts,
+) -> Result<(), Problem> {
+    let variables = variables_from(container, stream, facts)?;
+    let given = words(container)?;
+    if command.is_none() && command_line::behind_a_shell(&given) {
+        facts.notes.push(format!(
+            "pounce is started by a shell ({}) that stays its parent and keeps SIGTERM for itself: write `exec pounce`",
+            container.origin()
+        ));
+    }
+    if let Some(arguments) = command_line::spoken(command)? {
+        return command_line::read(&arguments, &variables, facts);
+    }
+    if let Some(arguments) = command_line::arguments(&given) {
+        return command_line::read(&arguments, &variables, facts);
+    }
+    // With `args` alone the image's entry point is in front of them: pounce, if they look like its arguments.
+    let alone = container.get("command").is_none() && container.get("args").is_some();
+    if alone && given.first().is_some_and(|word| word.text.starts_with('-') || word.text.contains(':')) {
+        return command_line::read(&given, &variables, facts);
+    }
+    facts.ask("--command", None, command_line::unknown(&given, &container.origin()));
+    Ok(())
 }
 
 fn lifecycle(container: &Place<'_>, facts: &mut Facts) -> Result<(), Problem> {
@@ -358,7 +517,7 @@ fn lifecycle(container: &Place<'_>, facts: &mut Facts) -> Result<(), Problem> {
         exec.keys(&["command"], true)?;
         let mut words = Vec::new();
         for place in exec.need("command")?.list()? {
-            words.push(Word { text: place.text()?.to_owned(), origin: place.origin() });
+            words.push(Word::new(place.string()?, place.origin()));
         }
         if let Some((seconds, origin)) = sleeps(&words) {
             facts.said("pre_stop", Value::Time(seconds), origin);

@@ -36,10 +36,34 @@ pub struct Answer {
 
 /// Runs the command.
 pub fn main(args: &[String]) -> ExitCode {
-    let answer = answer(args, |file| std::fs::read_to_string(file).map_err(|error| error.to_string()));
+    let answer = answer(args, read_from_disk);
     print!("{}", answer.stdout);
     eprint!("{}", answer.stderr);
     ExitCode::from(answer.code)
+}
+
+/// The text of a file, of standard input (`-`), or of a unit with its drop-ins, in the way of `systemctl cat`.
+fn read_from_disk(path: &str) -> Result<String, String> {
+    if path == "-" {
+        return std::io::read_to_string(std::io::stdin()).map_err(|error| error.to_string());
+    }
+    if std::path::Path::new(path).is_dir() {
+        return Err("is a directory: give one file, or the output of `kubectl kustomize` or `helm template` by a pipe to `-`".into());
+    }
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let mut text = read(path.as_ref())?;
+    if path.ends_with(".service")
+        && let Ok(folder) = std::fs::read_dir(format!("{path}.d"))
+    {
+        let mut parts: Vec<_> = folder.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        parts.retain(|part| part.extension().is_some_and(|extension| extension == "conf"));
+        // The order of their names is the order in which they win.
+        parts.sort();
+        for part in parts {
+            text += &format!("\n# {}\n{}", part.display(), read(&part)?);
+        }
+    }
+    Ok(text)
 }
 
 /// Flags that are a fact's.
@@ -62,7 +86,7 @@ fn command() -> Command {
         .args_override_self(true)
         .max_term_width(110)
         .arg(Arg::new("file").value_name("FILE").required(true).help(
-            "A Kubernetes Deployment (.yaml, several documents allowed), a systemd unit (.service), an ECS task definition (.json)",
+            "A Kubernetes Deployment (.yaml, several documents allowed), a systemd unit (.service, its drop-ins beside it), an ECS task definition (.json); - for standard input",
         ));
     for (flag, fact, value_name) in FACT_FLAGS {
         let help = facts::key(fact).map_or("", |key| key.help);
@@ -86,6 +110,12 @@ fn command() -> Command {
         .arg(Arg::new("command").long("command").value_name("COMMAND").help(
             "How pounce is started, where the file leaves it to the image: \"pounce main:app --workers 4\"",
         ))
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("Your copy of the settings file that pounce reads in the container (pounce.toml)"),
+        )
         .arg(
             Arg::new("rollouts")
                 .long("rollouts")
@@ -153,8 +183,9 @@ fn report(matches: &ArgMatches, read: impl Fn(&str) -> Result<String, String>) -
     };
     let file = text("file").unwrap_or_default();
     let content = read(file).map_err(|error| Problem(format!("{file}: {error}")))?;
-    let shown = file.rsplit('/').next().unwrap_or(file);
+    let shown = if file == "-" { "stdin" } else { file.rsplit('/').next().unwrap_or(file) };
     let mut facts = Facts::default();
+    facts.config_file = text("config").map(str::to_owned);
     // Flags come before the file, because some of it hangs on them, and after it, because they win.
     take_flags(matches, &mut facts)?;
     read_file(shown, &content, matches, &mut facts)?;
@@ -210,10 +241,13 @@ fn take_flags(matches: &ArgMatches, facts: &mut Facts) -> Result<(), Problem> {
 fn read_file(file: &str, content: &str, matches: &ArgMatches, facts: &mut Facts) -> Result<(), Problem> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let (container, command) = (text("container"), text("command"));
-    if file.ends_with(".service") {
+    // By its name, or what comes by a pipe by what is in it.
+    let is_unit = || content.lines().any(|line| line.trim() == "[Service]");
+    let is_json = || content.trim_start().starts_with('{');
+    if file.ends_with(".service") || is_unit() {
         facts.platform = Platform::Systemd;
         systemd::read(file, content, command, facts)
-    } else if file.ends_with(".json") && content.contains("containerDefinitions") {
+    } else if is_json() && content.contains("containerDefinitions") {
         facts.platform = Platform::Ecs;
         ecs::read(file, content, container, command, facts)
     } else {
@@ -229,10 +263,13 @@ fn ask(facts: &mut Facts) {
         Some("request_duration"),
         "the longest that the application takes to answer a request, as 2s",
     );
+    let hint = facts.balancer_hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
     facts.ask(
         "--balancer",
         Some("balancer"),
-        "l7 if a proxy keeps the connections (ingress, ALB, mesh), l4 if clients keep their own (NLB, plain Service)",
+        format!(
+            "l7 if a proxy keeps the connections (ingress, ALB, mesh), l4 if clients keep their own (NLB, plain Service){hint}"
+        ),
     );
     if facts.word("deploy") == "rolling" {
         facts.ask(

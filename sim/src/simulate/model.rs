@@ -123,7 +123,7 @@ pub fn plan(facts: &Facts) -> Result<Plan, PolicyError> {
         }),
         term_to_all: facts.word("term_to_all") == "yes",
         one_address: facts.platform == Platform::Systemd,
-        socket_activation: false,
+        socket_activation: facts.word("socket_activation") == "yes",
         latency: Span::Between(latency / 10, latency),
         balancers: (0..balancers)
             .map(|_| BalancerPlan {

@@ -31,7 +31,7 @@ const KNOWN: &[&str] = &[
     "WatchdogSec",
 ];
 
-/// Reads a unit.
+/// Reads a unit, and after it its drop-ins as `systemctl cat` prints them: each under a comment with its path.
 ///
 /// # Errors
 /// What is wrong with it, with the line.
@@ -42,10 +42,18 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
     let mut variables = Vec::new();
     let mut sockets = None;
     let (mut grace, mut mode) = (None, None);
+    // Which file a line is of, and how many lines were before it.
+    let (mut part, mut before) = (file.to_owned(), 0);
     for (line, text) in logical_lines(text) {
-        let at = |what: String| Problem::at(file, line, what);
-        let origin = format!("{file}:{line}");
         let text = text.trim();
+        if let Some(path) = part_of(text) {
+            (part, before) = (path.to_owned(), line);
+            section.clear();
+            continue;
+        }
+        let line = line - before;
+        let at = |what: String| Problem::at(&part, line, what);
+        let origin = format!("{part}:{line}");
         if text.is_empty() || text.starts_with(['#', ';']) {
             continue;
         }
@@ -61,6 +69,11 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
             continue;
         }
         match key {
+            // An empty value takes back what came before.
+            "ExecStart" if value.is_empty() => start = None,
+            "Environment" if value.is_empty() => variables.clear(),
+            "TimeoutStopSec" | "TimeoutSec" if value.is_empty() => grace = None,
+            "Sockets" if value.is_empty() => sockets = None,
             "ExecStart" => {
                 start = Some((value.trim_start_matches(['@', '-', ':', '+', '!']).to_owned(), origin))
             }
@@ -69,7 +82,11 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
                 let time = timespan(value).ok_or_else(|| {
                     at(format!("{key}: must be a time span as in systemd.time(7), such as 90, 1min 30s or infinity; got {value:?}"))
                 })?;
-                grace = Some((time, origin));
+                let endless = matches!(value, "infinity" | "0");
+                grace = Some((
+                    time,
+                    if endless { format!("{origin}: {key}={value}, taken as a day") } else { origin },
+                ));
             }
             "KillMode" => {
                 if !["control-group", "mixed", "process", "none"].contains(&value) {
@@ -90,11 +107,9 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
             "Environment" => {
                 for word in command_line::split(value, &origin) {
                     if let Some((name, value)) = word.text.split_once('=') {
-                        variables.push(Variable {
-                            name: name.to_owned(),
-                            value: value.to_owned(),
-                            origin: origin.clone(),
-                        });
+                        let (name, value, origin) = (name.to_owned(), value.to_owned(), origin.clone());
+                        variables.retain(|other: &Variable| other.name != name);
+                        variables.push(Variable { name, value, origin });
                     }
                 }
             }
@@ -115,10 +130,14 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
             }
         }
     }
-    if let Some(origin) = sockets {
-        facts.notes.push(format!(
-            "socket activation ({origin}) is not simulated: the gap of a restart is shown as it is without"
-        ));
+    match sockets {
+        Some(origin) => facts.said("socket_activation", Value::Word("yes"), format!("Sockets, {origin}")),
+        None => facts.otherwise(
+            "socket_activation",
+            Value::Word("no"),
+            "there is no Sockets=; a .socket of the same name is not seen",
+            Firmness::Default,
+        ),
     }
     const SYSTEMD: &str = "default of systemd";
     match grace {
@@ -149,20 +168,28 @@ pub fn read(file: &str, text: &str, command: Option<&str>, facts: &mut Facts) ->
     );
     facts.otherwise("pre_stop", Value::Time(Duration::ZERO), "there is no ExecStop", Firmness::Default);
     facts.set("readiness", Value::Word("none"), "systemd has no readiness check", Firmness::Default);
-    let start = match (command, start) {
-        (Some(command), _) => Some((command.to_owned(), "the flag --command".to_owned())),
-        (None, start) => start,
-    };
+    if let Some(arguments) = command_line::spoken(command)? {
+        return command_line::read(&arguments, &variables, facts);
+    }
     let Some((start, origin)) = start else {
         return Err(Problem::at(file, 1, "[Service] has no ExecStart".into()));
     };
-    match command_line::arguments(&command_line::split(&start, &origin)) {
+    let words = command_line::split(&start, &origin);
+    match command_line::arguments(&words) {
         Some(arguments) => command_line::read(&arguments, &variables, facts),
         None => {
-            facts.ask("--command", None, format!("how pounce is started is not in ExecStart ({origin})"));
+            facts.ask("--command", None, command_line::unknown(&words, &origin));
             Ok(())
         }
     }
+}
+
+/// The path in a comment above each part of what `systemctl cat` prints.
+fn part_of(line: &str) -> Option<&str> {
+    let path = line.strip_prefix("# ")?;
+    let is_path =
+        path.contains('/') && !path.contains(' ') && (path.ends_with(".conf") || path.ends_with(".service"));
+    is_path.then(|| path.rsplit_once(".d/").map_or(path.rsplit('/').next().unwrap_or(path), |(_, name)| name))
 }
 
 /// Lines with those joined that end in a backslash; numbered by their first.

@@ -39,6 +39,14 @@ pub struct Place<'a> {
 /// # Errors
 /// What is no YAML, with its line.
 pub fn read(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
+    documents(file, text).map_err(|Problem(what)| {
+        let template = text.lines().any(|line| line.contains("{{") && line.contains("}}"));
+        let hint = "\n  it looks like a template; render it first: helm template CHART | sim simulate -";
+        Problem(what + if template { hint } else { "" })
+    })
+}
+
+fn documents(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
     let mut reader = Reader { file, parser: Parser::new_from_str(text), anchors: BTreeMap::new() };
     let mut documents = Vec::new();
     loop {
@@ -49,6 +57,12 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
             event => documents.push(reader.node(event, span, 0)?),
         }
     }
+}
+
+fn unreadable(file: &str, what: &str) -> String {
+    let language = if file.ends_with(".json") { "JSON" } else { "YAML" };
+    let hint = if what.contains("tabs") { "\n  indent with blanks" } else { "" };
+    format!("no {language}: {what}{hint}")
 }
 
 struct Reader<'a> {
@@ -66,7 +80,7 @@ impl<'a> Reader<'a> {
             None => Ok((Event::StreamEnd, Span::default())),
             Some(Ok(pair)) => Ok(pair),
             Some(Err(error)) => {
-                Err(Problem::at(self.file, error.marker().line(), format!("no YAML: {}", error.info())))
+                Err(Problem::at(self.file, error.marker().line(), unreadable(self.file, error.info())))
             }
         }
     }
@@ -98,7 +112,7 @@ impl<'a> Reader<'a> {
                 loop {
                     let (event, span) = self.next()?;
                     if event == Event::MappingEnd {
-                        break (anchor, Value::Map(map));
+                        break (anchor, Value::Map(self.merged(map)?));
                     }
                     let key_line = span.start.line();
                     let key = self.node(event, span, depth + 1)?;
@@ -125,6 +139,33 @@ impl<'a> Reader<'a> {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+}
+
+impl Reader<'_> {
+    /// A map with what its `<<` merges into it. What is written in the map itself wins.
+    fn merged(&self, mut map: Vec<(String, usize, Node)>) -> Result<Vec<(String, usize, Node)>, Problem> {
+        let Some(at) = map.iter().position(|(key, ..)| key == "<<") else { return Ok(map) };
+        let (_, line, source) = map.remove(at);
+        let sources = match source.value {
+            Value::List(list) => list.into_iter().map(|node| node.value).collect(),
+            one => vec![one],
+        };
+        for source in sources {
+            let Value::Map(source) = source else {
+                return Err(Problem::at(
+                    self.file,
+                    line,
+                    "<<: must be an alias of a map, or a list of them".into(),
+                ));
+            };
+            for (key, line, node) in source {
+                if !map.iter().any(|(other, ..)| *other == key) {
+                    map.push((key, line, node));
+                }
+            }
+        }
+        Ok(map)
     }
 }
 
@@ -209,12 +250,31 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// Text where the platform insists on it: what YAML takes for a number or a truth value needs quotes.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub fn string(&self) -> Result<&'a str, Problem> {
+        match &self.node.value {
+            Value::Scalar { text, plain: true } if is_typed(text) => {
+                Err(self.problem(format!("must be text, in quotes: \"{text}\"; got {text}")))
+            }
+            _ => self.text(),
+        }
+    }
+
     /// # Errors
     /// It is no whole number.
     pub fn whole(&self, what: &str, least: u64) -> Result<u64, Problem> {
         let refused = || {
             let got = match &self.node.value {
+                Value::Scalar { text, plain: true } if text.starts_with("${") => {
+                    format!("{text}: fill in the variables first")
+                }
                 Value::Scalar { text, plain: true } => text.clone(),
+                Value::Scalar { text, plain: false } if text.parse::<u64>().is_ok() => {
+                    format!("the text {text:?}: leave the quotes out")
+                }
                 Value::Scalar { text, plain: false } => format!("the text {text:?}"),
                 _ => "something else".into(),
             };
@@ -227,4 +287,11 @@ impl<'a> Place<'a> {
             _ => Err(refused()),
         }
     }
+}
+
+/// What YAML 1.1, which the platforms read, takes for a number or a truth value.
+fn is_typed(plain: &str) -> bool {
+    let truth = ["true", "false", "yes", "no", "on", "off"];
+    plain.parse::<f64>().is_ok_and(f64::is_finite)
+        || truth.iter().any(|word| plain.eq_ignore_ascii_case(word))
 }
