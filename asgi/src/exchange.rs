@@ -544,7 +544,7 @@ impl Exchange {
 
     /// Reads the request body of a response that is streamed: hyper looks at it only when the client takes its bytes, and a
     /// client may want to send all of its own first.
-    pub async fn pump(self: Arc<Self>, mut body: RequestBody) {
+    pub async fn pump(self: Arc<Self>, mut body: Box<RequestBody>) {
         std::future::poll_fn(|cx| self.poll_read_ahead(&mut body, cx)).await;
     }
 

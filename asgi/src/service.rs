@@ -65,32 +65,8 @@ pub struct Respond(Stage);
 
 enum Stage {
     Reading(Option<Box<Reading>>),
-    Waiting(Held),
-    Uploading(Box<Uploading>),
-}
-
-/// As [`Stage::Waiting`], and the request body goes on.
-struct Uploading {
-    held: Held,
-    rest: Option<RequestBody>,
-}
-
-impl Uploading {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<http::Response<ResponseBody>> {
-        let exchange = &self.held.0;
-        if let Some(body) = &mut self.rest
-            && exchange.poll_read_ahead(body, cx).is_ready()
-        {
-            self.rest = None;
-        }
-        let response = ready!(exchange.poll_answer(cx));
-        if let Some(body) = self.rest.take()
-            && exchange.wants_body()
-        {
-            exchange.driver.handle().spawn(Arc::clone(exchange).pump(body));
-        }
-        Poll::Ready(response)
-    }
+    /// With what is left to be read of the request body.
+    Waiting(Held, Option<Box<RequestBody>>),
 }
 
 /// The beginning of the body is read before the application is started.
@@ -147,11 +123,7 @@ fn start(
 ) -> Stage {
     let exchange = Exchange::new(Arc::clone(driver), Arc::clone(connection), request, parts, rest.is_none());
     driver.push(Event::Request(Arc::clone(&exchange)));
-    let held = Held(exchange);
-    match rest {
-        None => Stage::Waiting(held),
-        rest => Stage::Uploading(Box::new(Uploading { held, rest })),
-    }
+    Stage::Waiting(Held(exchange), rest.map(Box::new))
 }
 
 impl Future for Respond {
@@ -160,8 +132,20 @@ impl Future for Respond {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             match &mut self.0 {
-                Stage::Waiting(held) => return held.0.poll_answer(cx).map(Ok),
-                Stage::Uploading(uploading) => return uploading.poll(cx).map(Ok),
+                Stage::Waiting(Held(exchange), rest) => {
+                    if let Some(body) = rest
+                        && exchange.poll_read_ahead(body, cx).is_ready()
+                    {
+                        *rest = None;
+                    }
+                    let response = ready!(exchange.poll_answer(cx));
+                    if let Some(body) = rest.take()
+                        && exchange.wants_body()
+                    {
+                        exchange.driver.handle().spawn(Arc::clone(exchange).pump(body));
+                    }
+                    return Poll::Ready(Ok(response));
+                }
                 Stage::Reading(reading) => {
                     let Some(mut now) = reading.take() else { return Poll::Pending };
                     let complete = match now.poll_small(cx) {
