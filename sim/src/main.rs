@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: sim soak [--minutes N]            fresh seeds until the time is over
-       sim run FILE [--svg OUT]          one scenario from a file, as a timeline
-       sim replay SEED                   one scenario from its seed, as a timeline
+       sim run FILE [--all] [--svg OUT]  one scenario from a file, as a timeline
+       sim replay SEED [--all]           one scenario from its seed, as a timeline
        sim simulate FILE [...]           how many requests a deployment loses
 ";
 

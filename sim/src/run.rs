@@ -4,13 +4,15 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use crate::engine::{self, Outcome};
-use crate::picture;
 use crate::scenario::Scenario;
+use crate::shrink::class_of;
+use crate::trace::Line;
+use crate::{picture, story};
 
 /// Runs the command.
 pub fn main(args: &[String]) -> ExitCode {
     let Some(path) = args.first() else {
-        eprintln!("usage: sim run FILE [--svg OUT]");
+        eprintln!("usage: sim run FILE [--all] [--svg OUT]");
         return ExitCode::from(2);
     };
     let scenario = match std::fs::read_to_string(path)
@@ -24,7 +26,8 @@ pub fn main(args: &[String]) -> ExitCode {
         }
     };
     let outcome = engine::run(&scenario);
-    print!("{}", report(&scenario, &outcome));
+    let tell = if args.iter().any(|arg| arg == "--all") { report_all } else { report };
+    print!("{}", tell(&scenario, &outcome));
     if let Some(at) = args.iter().position(|arg| arg == "--svg") {
         let Some(out) = args.get(at + 1) else {
             eprintln!("--svg needs the path of the picture");
@@ -38,10 +41,19 @@ pub fn main(args: &[String]) -> ExitCode {
     ExitCode::from(u8::from(!outcome.is_good()))
 }
 
-/// The timeline of a run, what was wrong with its settings, and what came of it.
+/// The timeline of a run, told in short (see [`story`]), what was wrong with its settings, and what came of it.
 pub fn report(scenario: &Scenario, outcome: &Outcome) -> String {
+    report_of(&story::tell(&outcome.lines, &outcome.verdict.problems), scenario, outcome)
+}
+
+/// [`report`] with every line.
+pub fn report_all(scenario: &Scenario, outcome: &Outcome) -> String {
+    report_of(&outcome.lines, scenario, outcome)
+}
+
+fn report_of(lines: &[Line], scenario: &Scenario, outcome: &Outcome) -> String {
     let mut text = format!("seed {} profile={}\n", scenario.seed, scenario.profile.name());
-    for line in &outcome.lines {
+    for line in lines {
         let _ = writeln!(text, "{line}");
     }
     let verdict = &outcome.verdict;
@@ -52,8 +64,15 @@ pub fn report(scenario: &Scenario, outcome: &Outcome) -> String {
     for violation in scenario.violations() {
         let _ = writeln!(text, "  does not hold: {violation}");
     }
-    for problem in &verdict.problems {
-        let _ = writeln!(text, "PROBLEM: {problem}");
+    let alike = |a: &String, b: &String| class_of(a) == class_of(b);
+    for problems in verdict.problems.chunk_by(alike) {
+        let _ = write!(text, "PROBLEM: {}", problems[0]);
+        let more = problems.len() - 1;
+        let _ = writeln!(
+            text,
+            "{}",
+            if more > 0 { format!(" (and {more} more like it)") } else { String::new() }
+        );
     }
     text
 }

@@ -46,7 +46,7 @@ impl Proc {
     }
 
     pub fn go(&mut self, edge: WorkerEdge) -> bool {
-        match self.state.next(edge) {
+        match self.state.step(edge) {
             Some(to) => {
                 self.state = to;
                 true
