@@ -17,7 +17,9 @@ pub fn folder() -> PathBuf {
 /// # Errors
 /// The folder is not there, or cannot be written to.
 pub fn store(folder: &Path, scenario: &Scenario, problem: &str) -> io::Result<PathBuf> {
+    // Without the particulars of one request.
     let problem = problem.lines().next().unwrap_or_default();
+    let problem = problem.split_once(" (sent from").map_or(problem, |(before, _)| before);
     let mut scenario = scenario.clone();
     if scenario.about.is_empty() {
         scenario.about = format!("Found by seed {} and shrunk: {problem}", scenario.seed);
