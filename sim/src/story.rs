@@ -185,25 +185,49 @@ fn likeness(line: &Line) -> (String, String) {
     (line.who.clone(), what.chars().filter(|c| !c.is_ascii_digit()).collect())
 }
 
-/// Lines that are alike become one.
+/// Lines that are alike become one; several that come again and again are told once.
 fn fold(lines: &[&Line]) -> Vec<Line> {
-    lines
-        .chunk_by(|a, b| likeness(a) == likeness(b))
-        .map(|run| {
-            let (first, last) = (run[0], run[run.len() - 1]);
-            let until = format!("+{}.{:03}", last.ms / 1000, last.ms % 1000);
-            let (who, what) = match run.len() {
-                1 => (first.who.clone(), first.what.clone()),
-                n if likeness(first).1 == "✓" => {
-                    ("clients".to_owned(), format!("{n} requests ✓, until {until}"))
-                }
-                n => {
-                    (first.who.clone(), format!("{} (and {} more like it, until {until})", first.what, n - 1))
-                }
-            };
-            Line { ms: first.ms, who, what }
-        })
-        .collect()
+    let mut told: Vec<Line> = lines.chunk_by(|a, b| likeness(a) == likeness(b)).map(fold_alike).collect();
+    for period in 2..=3 {
+        fold_period(&mut told, period);
+    }
+    told
+}
+
+fn time(line: &Line) -> String {
+    format!("+{}.{:03}", line.ms / 1000, line.ms % 1000)
+}
+
+/// `run` is not empty.
+fn fold_alike(run: &[&Line]) -> Line {
+    let (first, until) = (run[0], time(run[run.len() - 1]));
+    let (who, what) = match run.len() {
+        1 => (first.who.clone(), first.what.clone()),
+        n if likeness(first).1 == "✓" => ("clients".to_owned(), format!("{n} requests ✓, until {until}")),
+        n => (first.who.clone(), format!("{} (and {} more like it, until {until})", first.what, n - 1)),
+    };
+    Line { ms: first.ms, who, what }
+}
+
+/// Where `period` lines come at least three times in a row, the first of them stay, and how often they come again.
+fn fold_period(told: &mut Vec<Line>, period: usize) {
+    let mut at = 0;
+    while at + 3 * period <= told.len() {
+        let first: Vec<_> = told[at..at + period].iter().map(likeness).collect();
+        let again = told[at + period..]
+            .chunks_exact(period)
+            .take_while(|block| block.iter().map(likeness).eq(first.iter().cloned()))
+            .count();
+        if again >= 2 {
+            let rest = at + period..at + period * (again + 1);
+            let line = &told[rest.start];
+            let until = time(&told[rest.end - 1]);
+            let what = format!("(and the same {again} more times, until {until})");
+            let remark = Line { ms: line.ms, who: line.who.clone(), what };
+            told.splice(rest, [remark]);
+        }
+        at += 1;
+    }
 }
 
 #[cfg(test)]
@@ -253,6 +277,22 @@ mod tests {
         let lines = told(&END, &["pod-1: exits too early"]);
         assert_eq!(lines.last().map(String::as_str), Some("pod-1 the server exits with 0"));
         assert!(lines.contains(&"pod-1 gets SIGTERM".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn what_comes_again_and_again_is_told_once() {
+        let mut lines = Vec::new();
+        for ms in 0..4 {
+            lines.extend([(ms, "pod-1", "Worker 1 died"), (ms, "pod-1", "Worker 1 is being replaced")]);
+        }
+        lines.push((9, "pod-1", "the server exits with 5"));
+        let expected = [
+            "pod-1 Worker 1 died",
+            "pod-1 Worker 1 is being replaced",
+            "pod-1 (and the same 3 more times, until +0.003)",
+            "pod-1 the server exits with 5",
+        ];
+        assert_eq!(told(&lines, &[]), expected);
     }
 
     #[test]

@@ -14,11 +14,16 @@ impl Scenario {
             return;
         }
         let at_ms = rng.between(3000, 5000);
-        match rng.below(4) {
+        match rng.below(6) {
             0 => self.draw_quick_quit(at_ms, rng),
             1 => self.draw_frozen_end(at_ms, rng),
             2 => self.draw_rude_clients(rng),
-            _ => self.draw_failed_spawn(at_ms, rng),
+            3 => self.draw_failed_spawn(at_ms, rng),
+            4 => self.draw_stuck_worker(at_ms, rng),
+            _ => {
+                self.strike(at_ms, FaultKind::Hup);
+                self.strike(at_ms + rng.between(1, 100), FaultKind::Quit);
+            }
         }
     }
 
@@ -34,7 +39,9 @@ impl Scenario {
             client.start_ms = client.start_ms.max(at_ms + 1000);
         }
         self.strike(at_ms, FaultKind::Term);
-        let after_ms = rng.log_between(1, CLOSE_SETTLE.as_millis() as u64 + 2);
+        // A worker takes two or three milliseconds to leave, the listeners stay open for longer.
+        let after_ms =
+            if rng.chance(50) { rng.between(1, 5) } else { rng.between(3, CLOSE_SETTLE.as_millis() as u64) };
         self.strike(at_ms + after_ms, FaultKind::Quit);
     }
 
@@ -50,6 +57,21 @@ impl Scenario {
         self.strike(at_ms, FaultKind::Term);
         let budget_ms = self.server.shutdown_timeout_ms + EXIT_GRACE.as_millis() as u64;
         self.strike(at_ms + 20, FaultKind::FreezeSupervisor { for_ms: budget_ms + rng.between(0, 500) });
+    }
+
+    /// A worker without CPU that dies while it should answer what is left at the deadline.
+    fn draw_stuck_worker(&mut self, at_ms: u64, rng: &mut Rng) {
+        self.server.drain_delay_ms = 0;
+        self.server.shutdown_timeout_ms = rng.between(200, 1000);
+        self.faults.clear();
+        for client in &mut self.clients {
+            client.start_ms = at_ms.saturating_sub(rng.between(50, 500));
+        }
+        self.strike(at_ms, FaultKind::Term);
+        let worker = rng.between(1, u64::from(self.server.workers)) as u32;
+        self.strike(at_ms + 1, FaultKind::FreezeWorker { worker, for_ms: 5000 });
+        let deadline_ms = at_ms + self.server.shutdown_timeout_ms;
+        self.strike(deadline_ms + rng.between(1, 300), FaultKind::KillWorker { worker });
     }
 
     /// Clients that leave with a reset, or in the middle of a head.
