@@ -11,6 +11,8 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::driver::{Driver, Event};
 use crate::exchange::Exchange;
+#[cfg(not(feature = "abi3"))]
+use crate::first_step::{FirstStep, LateTasks};
 use crate::message::KnownHeaders;
 use crate::request::{Done, Request};
 use crate::scope::Scopes;
@@ -40,6 +42,11 @@ pub struct Objects {
     pub coroutine_type: Py<PyAny>,
     pub task_type: Py<PyAny>,
     pub task_arguments: Py<PyDict>,
+    /// With `eager_start`, which Python has from 3.12 on.
+    pub eager_task_arguments: Option<Py<PyDict>>,
+    /// Tasks are made only for requests that need one; `None` where they cannot be given their context (Python 3.10).
+    #[cfg(not(feature = "abi3"))]
+    pub late_tasks: Option<LateTasks>,
     pub task_step_type: Option<Py<PyAny>>,
     pub handle_type: Py<PyAny>,
     pub done: Py<Done>,
@@ -47,12 +54,15 @@ pub struct Objects {
 
 /// The tasks that run now. asyncio itself holds them only weakly.
 #[derive(Default)]
-struct Tasks {
+pub struct Tasks {
+    /// The request whose first step runs now, without a task.
+    #[cfg(not(feature = "abi3"))]
+    pub first_step: Option<FirstStep>,
     entries: Vec<Option<(Py<PyAny>, Arc<Exchange>)>>,
     free: Vec<usize>,
     /// asyncio's own first step of a new task goes here instead of into its queue (Python 3.10 and 3.11).
     capturing: bool,
-    captured: Option<(Py<PyAny>, Option<Py<PyAny>>)>,
+    captured: Option<Captured>,
     /// A future that waits until no request runs.
     idle: Vec<Py<PyAny>>,
 }
@@ -79,7 +89,7 @@ impl Bridge {
         self.python.get(py).ok_or_else(|| pyo3::exceptions::PyRuntimeError::new_err("bind() was not called"))
     }
 
-    fn tasks(&self) -> std::sync::MutexGuard<'_, Tasks> {
+    pub fn tasks(&self) -> std::sync::MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,11 +155,7 @@ impl Bridge {
         };
         request.get().set_coroutine(coroutine.unbind());
 
-        let task = if objects.task_step_type.is_some() {
-            self.start_captured(py, objects, &request)?
-        } else {
-            objects.task_type.bind(py).call((&request,), Some(objects.task_arguments.bind(py)))?
-        };
+        let Some(task) = self.task(py, objects, &request)? else { return Ok(()) };
         if !request.get().finished() {
             let mut tasks = self.tasks();
             let slot = match tasks.free.pop() {
@@ -167,6 +173,23 @@ impl Bridge {
         Ok(())
     }
 
+    /// Runs the first step of a request. Returns its task, if it has one.
+    fn task<'py>(
+        &self,
+        py: Python<'py>,
+        objects: &Objects,
+        request: &Bound<'py, Request>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        #[cfg(not(feature = "abi3"))]
+        if let Some(late) = &objects.late_tasks {
+            return self.first_step(py, objects, late, request);
+        }
+        match &objects.eager_task_arguments {
+            Some(eager) => objects.task_type.bind(py).call((request,), Some(eager.bind(py))).map(Some),
+            None => self.start_captured(py, objects, request).map(Some),
+        }
+    }
+
     /// A real `asyncio.Task` whose first step runs now: before Python 3.12 it has no `eager_start`, but asks the loop to
     /// `call_soon` its first step; that call is caught and made here, in the task's context.
     fn start_captured<'py>(
@@ -175,29 +198,37 @@ impl Bridge {
         objects: &Objects,
         request: &Bound<'py, Request>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let (task, captured) = self.new_task(py, objects, request, objects.task_arguments.bind(py))?;
+        if let Some((step, Some(context))) = captured {
+            context.call_method1(py, intern!(py, "run"), (step,))?;
+        }
+        Ok(task)
+    }
+
+    /// A new task, and its first step if that was caught and not given to the loop, with its context.
+    pub fn new_task<'py>(
+        &self,
+        py: Python<'py>,
+        objects: &Objects,
+        request: &Bound<'py, Request>,
+        arguments: &Bound<'py, PyDict>,
+    ) -> PyResult<(Bound<'py, PyAny>, Option<Captured>)> {
         self.tasks().capturing = true;
-        let task = objects.task_type.bind(py).call((request,), Some(objects.task_arguments.bind(py)));
+        let task = objects.task_type.bind(py).call((request,), Some(arguments));
         let captured = {
             let mut tasks = self.tasks();
             tasks.capturing = false;
             tasks.captured.take()
         };
         let task = task?;
-        match captured {
-            Some((step, Some(context))) => {
-                if step.getattr(py, intern!(py, "__self__"))?.is(&task) {
-                    context.call_method1(py, intern!(py, "run"), (step,))?;
-                } else {
-                    // Somebody else's (a finaliser ran meanwhile): it goes where it wanted to.
-                    self.queue(py, objects, step.bind(py), PyTuple::empty(py), Some(context.bind(py)))?;
-                }
-            }
-            Some((step, None)) => {
-                self.queue(py, objects, step.bind(py), PyTuple::empty(py), None)?;
-            }
-            None => {}
+        let Some((step, context)) = captured else { return Ok((task, None)) };
+        if step.getattr(py, intern!(py, "__self__"))?.is(&task) {
+            return Ok((task, Some((step, context))));
         }
-        Ok(task)
+        // Somebody else's (a finaliser ran meanwhile): it goes where it wanted to.
+        let context = context.as_ref().map(|context| context.bind(py));
+        self.queue(py, objects, step.bind(py), PyTuple::empty(py), context)?;
+        Ok((task, None))
     }
 
     /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started.
@@ -376,6 +407,9 @@ impl Bridge {
         }
     }
 }
+
+/// The first step of a task, and the context to make it in.
+pub type Captured = (Py<PyAny>, Option<Py<PyAny>>);
 
 /// See [`Bridge::timers`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

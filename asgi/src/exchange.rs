@@ -29,6 +29,9 @@ pub struct Exchange {
     pub driver: Arc<Driver>,
     pub connection: Arc<Connection>,
     pub head_request: bool,
+    /// How many fields the request has. hyper puts the next request's into the map that the response's were in, so that one gets
+    /// room for as many.
+    pub request_fields: usize,
     /// Where the running task is in the bridge's table, plus one; 0 when it is not there. Only touched by Python.
     pub slot: AtomicUsize,
     state: Mutex<State>,
@@ -126,6 +129,7 @@ impl Exchange {
             driver,
             connection,
             head_request: request.method == Method::HEAD,
+            request_fields: request.headers.len(),
             slot: AtomicUsize::new(0),
             state: Mutex::new(State {
                 request: Some(request),

@@ -5,7 +5,7 @@
 //!
 //! Where things are:
 //! [`driver`] the runtime, and which thread drives it · [`poller`] asyncio's descriptors and timers ·
-//! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`request`], `send_slot` asyncio's side ·
+//! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`first_step`], [`request`], `send_slot` asyncio's side ·
 //! [`scope`], [`message`] what the ASGI specification asks for · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
 
 #![allow(missing_debug_implementations, reason = "all of it is private: the rlib offers one constant")]
@@ -14,6 +14,8 @@ mod bridge;
 mod connection;
 mod driver;
 mod exchange;
+#[cfg(not(feature = "abi3"))]
+mod first_step;
 mod message;
 mod poller;
 mod request;

@@ -21,48 +21,89 @@ pub enum Message {
     Body { body: Bytes, more: bool },
 }
 
-/// Reads a message.
+/// Reads a message. `room`: for how many fields a head should have room.
 ///
 /// # Errors
 /// `TypeError`, `ValueError` or `RuntimeError`, for the application, with what is wrong and what is expected.
-pub fn parse(message: &Bound<'_, PyAny>, known: &KnownHeaders) -> PyResult<Message> {
-    let py = message.py();
+pub fn parse(message: &Bound<'_, PyAny>, known: &KnownHeaders, room: usize) -> PyResult<Message> {
     let message = message.cast::<PyDict>().map_err(|_| {
         PyTypeError::new_err(format!("send() takes a dict with the key 'type', not {}", type_name(message)))
     })?;
-    let kind = message
-        .get_item(intern!(py, "type"))?
-        .ok_or_else(|| PyValueError::new_err("the message for send() has no 'type'"))?;
+    let entries = Entries::of(message);
+    let kind = entries.kind.as_ref();
+    let kind = kind.ok_or_else(|| PyValueError::new_err("the message for send() has no 'type'"))?;
     let kind = kind.cast::<PyString>().map_err(|_| {
-        PyTypeError::new_err(format!("the 'type' of a message is a str, not {}", type_name(&kind)))
+        PyTypeError::new_err(format!("the 'type' of a message is a str, not {}", type_name(kind)))
     })?;
     match kind.to_str()? {
-        "http.response.body" => body(py, message),
-        "http.response.start" => head(py, message, known),
+        "http.response.body" => body(&entries),
+        "http.response.start" => head(&entries, known, room),
         other => Err(PyRuntimeError::new_err(format!(
             "unexpected ASGI message {other:?}: for HTTP it is 'http.response.start' or 'http.response.body'"
         ))),
     }
 }
 
-fn body(py: Python<'_>, message: &Bound<'_, PyDict>) -> PyResult<Message> {
-    let body = match message.get_item(intern!(py, "body"))? {
+/// The entries of a message that have a meaning. One look at each of the few costs less than a search for each name.
+#[derive(Default)]
+struct Entries<'py> {
+    kind: Option<Bound<'py, PyAny>>,
+    status: Option<Bound<'py, PyAny>>,
+    headers: Option<Bound<'py, PyAny>>,
+    body: Option<Bound<'py, PyAny>>,
+    more_body: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Entries<'py> {
+    fn of(message: &Bound<'py, PyDict>) -> Self {
+        let py = message.py();
+        let mut entries = Self::default();
+        for (key, value) in message {
+            // Keys written in Python code are interned, and so the same objects as ours.
+            let entry = if key.is(intern!(py, "type")) {
+                &mut entries.kind
+            } else if key.is(intern!(py, "body")) {
+                &mut entries.body
+            } else if key.is(intern!(py, "more_body")) {
+                &mut entries.more_body
+            } else if key.is(intern!(py, "status")) {
+                &mut entries.status
+            } else if key.is(intern!(py, "headers")) {
+                &mut entries.headers
+            } else {
+                match key.cast::<PyString>().ok().and_then(|key| key.to_str().ok()) {
+                    Some("type") => &mut entries.kind,
+                    Some("body") => &mut entries.body,
+                    Some("more_body") => &mut entries.more_body,
+                    Some("status") => &mut entries.status,
+                    Some("headers") => &mut entries.headers,
+                    _ => continue,
+                }
+            };
+            *entry = Some(value);
+        }
+        entries
+    }
+}
+
+fn body(entries: &Entries<'_>) -> PyResult<Message> {
+    let body = match &entries.body {
         None => Bytes::new(),
         Some(body) => match body.cast::<PyBytes>() {
             Ok(body) => bytes(body),
             Err(_) if body.is_instance_of::<PyByteArray>() || body.is_instance_of::<PyMemoryView>() => {
                 // A copy: the application may change it while it is being written.
-                bytes(py.get_type::<PyBytes>().call1((body,))?.cast::<PyBytes>()?)
+                bytes(body.py().get_type::<PyBytes>().call1((body,))?.cast::<PyBytes>()?)
             }
             Err(_) => {
                 return Err(PyTypeError::new_err(format!(
                     "the 'body' of 'http.response.body' is bytes, not {}",
-                    type_name(&body)
+                    type_name(body)
                 )));
             }
         },
     };
-    let more = match message.get_item(intern!(py, "more_body"))? {
+    let more = match &entries.more_body {
         None => false,
         Some(more) => more.is_truthy()?,
     };
@@ -77,14 +118,13 @@ fn bytes(body: &Bound<'_, PyBytes>) -> Bytes {
     }
 }
 
-fn head(py: Python<'_>, message: &Bound<'_, PyDict>, known: &KnownHeaders) -> PyResult<Message> {
-    let status = message
-        .get_item(intern!(py, "status"))?
-        .ok_or_else(|| PyValueError::new_err("'http.response.start' has no 'status'"))?;
+fn head(entries: &Entries<'_>, known: &KnownHeaders, room: usize) -> PyResult<Message> {
+    let status = entries.status.as_ref();
+    let status = status.ok_or_else(|| PyValueError::new_err("'http.response.start' has no 'status'"))?;
     if !status.is_instance_of::<PyInt>() {
         return Err(PyTypeError::new_err(format!(
             "the 'status' of 'http.response.start' is an int, not {}",
-            type_name(&status)
+            type_name(status)
         )));
     }
     let status = status
@@ -97,9 +137,9 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>, known: &KnownHeaders) -> Py
         })?;
     let mut headers = HeaderMap::new();
     let mut content_length = None;
-    if let Some(pairs) = message.get_item(intern!(py, "headers"))? {
+    if let Some(pairs) = &entries.headers {
         if let Ok(pairs) = pairs.cast::<PyList>() {
-            headers.reserve(pairs.len());
+            headers.reserve(pairs.len().max(room));
             for pair in pairs.iter() {
                 add_header(&mut headers, &mut content_length, &pair, known)?;
             }
@@ -107,7 +147,7 @@ fn head(py: Python<'_>, message: &Bound<'_, PyDict>, known: &KnownHeaders) -> Py
             let pairs = pairs.try_iter().map_err(|_| {
                 PyTypeError::new_err(format!(
                     "the 'headers' of 'http.response.start' are a list of (name, value) pairs, not {}",
-                    type_name(&pairs)
+                    type_name(pairs)
                 ))
             })?;
             for pair in pairs {

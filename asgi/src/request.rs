@@ -1,7 +1,7 @@
 //! A request as Python sees it: the coroutine that its task runs, and what `receive` and `send` return.
 
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Method, Uri};
 use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
@@ -25,26 +25,46 @@ pub struct Request {
     bridge: Arc<Bridge>,
     method: Method,
     uri: Uri,
-    coroutine: Mutex<Option<Py<PyAny>>>,
+    handler: Mutex<Handler>,
 }
+
+#[derive(Default)]
+struct Handler {
+    /// What the application's call returned, until it ends.
+    coroutine: Option<Py<PyAny>>,
+    /// How a step went that was made before there was a task: the task's first step gets this.
+    aside: Option<Stepped>,
+}
+
+/// What a step led to: something that is awaited, the end, or an error that is the task's.
+type Stepped = PyResult<Option<Py<PyAny>>>;
 
 impl Request {
     pub fn new(exchange: Arc<Exchange>, bridge: Arc<Bridge>, method: Method, uri: Uri) -> Self {
-        Self { exchange, bridge, method, uri, coroutine: Mutex::new(None) }
+        Self { exchange, bridge, method, uri, handler: Mutex::default() }
+    }
+
+    fn handler(&self) -> MutexGuard<'_, Handler> {
+        self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets what the application's call returned.
     pub fn set_coroutine(&self, coroutine: Py<PyAny>) {
-        *self.coroutine.lock().unwrap_or_else(PoisonError::into_inner) = Some(coroutine);
+        self.handler().coroutine = Some(coroutine);
+    }
+
+    /// Keeps how the first step went for the task that is made now.
+    pub fn set_aside(&self, stepped: Stepped) {
+        self.handler().aside = Some(stepped);
     }
 
     fn coroutine(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.clone_ref(py))
+        self.handler().coroutine.as_ref().map(|it| it.clone_ref(py))
     }
 
     /// Whether the application's coroutine has ended.
     pub fn finished(&self) -> bool {
-        self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.handler().coroutine.is_none()
     }
 
     fn running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -52,7 +72,11 @@ impl Request {
     }
 
     /// Runs the coroutine to its next suspension: what it awaits, or `None` at its end.
-    fn step(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    pub fn step(&self, py: Python<'_>) -> Stepped {
+        let aside = self.handler().aside.take();
+        if let Some(stepped) = aside {
+            return stepped;
+        }
         let coroutine = self.running(py)?;
         let mut result = ptr::null_mut();
         // SAFETY: attached; `coroutine` is a coroutine or an iterator (checked when it was set) and owned here.
@@ -89,7 +113,7 @@ impl Request {
     /// The application's coroutine ended, with `error` if it raised. Cancellation goes on to the task; everything else
     /// is answered and logged here.
     pub fn end(&self, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
-        let coroutine = self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let coroutine = self.handler().coroutine.take();
         if let Some(slot) = self.exchange.take_slot() {
             self.bridge.remove_task(slot);
         }
@@ -146,7 +170,7 @@ impl Request {
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
-        let sent = match message::parse(message, &this.bridge.known_headers)? {
+        let sent = match message::parse(message, &this.bridge.known_headers, this.exchange.request_fields)? {
             Message::Body { body, more } => this.exchange.send_body(body, more),
             Message::Head { status, headers, content_length } => {
                 this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
@@ -185,11 +209,24 @@ impl Request {
 
     #[pyo3(signature = (*exception))]
     fn throw(&self, py: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
+        let aside = self.handler().aside.take();
+        match aside {
+            // The task was cancelled in the handler's first step, and finds out that there is something to cancel.
+            Some(Ok(Some(awaited))) if cancelled(py, &awaited, &exception.get_item(0)?) => {
+                return Ok(awaited);
+            }
+            Some(Ok(Some(_))) => {}
+            Some(Ok(None)) => return Err(PyErr::from_value(exception.get_item(0)?)),
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
         let result = self.running(py)?.call_method1(py, intern!(py, "throw"), exception);
         self.stepped(py, result)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let aside = self.handler().aside.take();
+        drop(aside);
         let Some(coroutine) = self.coroutine(py) else { return Ok(()) };
         let closed = if coroutine.bind(py).hasattr(intern!(py, "close"))? {
             coroutine.call_method0(py, intern!(py, "close")).map(drop)
@@ -225,14 +262,18 @@ impl Request {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Locked only for moments and never across Python code, in which a collection could begin.
-        if let Ok(coroutine) = self.coroutine.try_lock() {
-            visit.call(&*coroutine)?;
+        if let Ok(handler) = self.handler.try_lock() {
+            visit.call(&handler.coroutine)?;
+            if let Some(Ok(awaited)) = &handler.aside {
+                visit.call(awaited)?;
+            }
         }
         Ok(())
     }
 
     fn __clear__(&self) {
-        let coroutine = self.coroutine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Handler { coroutine, aside } = std::mem::take(&mut *self.handler());
+        drop(aside);
         if coroutine.is_some() {
             // Nobody can resume it any more: end the response so that the client can tell.
             self.exchange.finish();
@@ -310,6 +351,15 @@ impl Steps for Done {
     fn step_with(&self, py: Python<'_>, _value: &Bound<'_, PyAny>) -> PyResult<Step> {
         Ok(Step::Returned(py.None()))
     }
+}
+
+/// Whether `awaited` is a future and could be cancelled with `error`'s message.
+fn cancelled(py: Python<'_>, awaited: &Py<PyAny>, error: &Bound<'_, PyAny>) -> bool {
+    let cancelled = || {
+        let message = error.getattr(intern!(py, "args"))?.cast_into::<PyTuple>()?;
+        awaited.getattr(py, intern!(py, "cancel"))?.call1(py, message)?.is_truthy(py)
+    };
+    cancelled().unwrap_or(false)
 }
 
 /// The arguments of `throw()` as an error.

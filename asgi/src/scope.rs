@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Version};
+use http::{HeaderName, Method, Version};
 use pounce_settings::{Bind, Settings};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,12 +29,14 @@ pub struct Scopes {
     names: Mutex<HashMap<HeaderName, Py<PyBytes>>>,
 }
 
-/// What the scopes of a connection have in common.
+/// What the scopes of a connection have in common. Nothing in it is a part of a request as it was read: that would keep the
+/// buffer that it was read into, and hyper, which uses its buffer again when nobody does, would need a new one for each
+/// request.
 pub struct Cache {
     template: Py<PyDict>,
     /// The target of the last request; `template` has what follows from it.
-    target: Option<PathAndQuery>,
-    headers: Vec<(HeaderName, HeaderValue, Py<PyTuple>)>,
+    target: Option<String>,
+    headers: Vec<(HeaderName, Box<[u8]>, Py<PyTuple>)>,
 }
 
 impl Scopes {
@@ -69,7 +71,7 @@ impl Scopes {
         let template = cache.template.bind(py);
         let asterisk = const { PathAndQuery::from_static("/") };
         let target = request.uri.path_and_query().unwrap_or(&asterisk);
-        if cache.target.as_ref().is_none_or(|last| last.as_str() != target.as_str()) {
+        if cache.target.as_deref().is_none_or(|last| last != target.as_str()) {
             cache.target = None;
             let decoded = percent_decoded(target.path());
             let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
@@ -78,7 +80,7 @@ impl Scopes {
             template.set_item(intern!(py, "path"), path)?;
             template.set_item(intern!(py, "raw_path"), raw_path)?;
             template.set_item(intern!(py, "query_string"), query)?;
-            cache.target = Some(target.clone());
+            cache.target = Some(target.as_str().to_owned());
         }
         let scope = template.copy()?;
         if request.version != Version::HTTP_11 {
@@ -96,7 +98,7 @@ impl Scopes {
         for (at, (name, value)) in request.headers.iter().enumerate() {
             if let Some((last_name, last_value, pair)) = cache.headers.get(at)
                 && last_name == name
-                && last_value.as_bytes() == value.as_bytes()
+                && **last_value == *value.as_bytes()
             {
                 headers.append(pair)?;
                 continue;
@@ -106,7 +108,7 @@ impl Scopes {
                 [self.header_name(py, name).into_any(), PyBytes::new(py, value.as_bytes()).into_any()],
             )?;
             headers.append(&pair)?;
-            let entry = (name.clone(), value.clone(), pair.unbind());
+            let entry = (name.clone(), value.as_bytes().into(), pair.unbind());
             match cache.headers.get_mut(at) {
                 Some(last) => *last = entry,
                 None => cache.headers.push(entry),

@@ -17,6 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::bridge::{Bridge, Objects};
 use crate::driver::{Driver, Event};
+#[cfg(not(feature = "abi3"))]
+use crate::first_step::LateTasks;
 use crate::poller::Descriptors;
 use crate::request::Done;
 use crate::runtime::{self, HostCommand, ServeOptions, StartInfo, WorkerHandle};
@@ -162,9 +164,13 @@ impl Worker {
         let task_arguments = PyDict::new(py);
         task_arguments.set_item("loop", &event_loop)?;
         task_arguments.set_item("name", PyString::intern(py, "pounce-request"))?;
-        if eager {
-            task_arguments.set_item("eager_start", true)?;
-        }
+        let eager_task_arguments = if eager {
+            let arguments = task_arguments.copy()?;
+            arguments.set_item("eager_start", true)?;
+            Some(arguments.unbind())
+        } else {
+            None
+        };
         let task_type = asyncio.getattr("Task")?;
         let task_step_type = if eager { None } else { task_step_type(py, &task_type, &event_loop)? };
         if task_step_type.is_some() {
@@ -181,8 +187,11 @@ impl Worker {
             disconnected,
             cancelled_error: asyncio.getattr("CancelledError")?.unbind(),
             coroutine_type: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            #[cfg(not(feature = "abi3"))]
+            late_tasks: late_tasks(py, &task_type)?,
             task_type: task_type.unbind(),
             task_arguments: task_arguments.unbind(),
+            eager_task_arguments,
             task_step_type: task_step_type.map(Bound::unbind),
             handle_type: py.import("asyncio.events")?.getattr("Handle")?.unbind(),
             done: Py::new(py, Done)?,
@@ -234,6 +243,19 @@ impl Worker {
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.bridge.call_soon_debug(py, callback, args, context)
+    }
+
+    /// The task of the request whose first step runs now, if it had none yet. `event_loop`: whose task is meant.
+    #[pyo3(signature = (event_loop = None))]
+    fn task_of_first_step(
+        &self,
+        py: Python<'_>,
+        event_loop: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        #[cfg(not(feature = "abi3"))]
+        return self.bridge.task_of_first_step(py, event_loop);
+        #[cfg(feature = "abi3")]
+        return Ok(event_loop.and(None).map(|()| py.None()));
     }
 
     /// The application's shutdown is done.
@@ -410,6 +432,20 @@ fn flags(events: u32) -> EventFlags {
     flags.set(EventFlags::IN, events & EVENT_READ != 0);
     flags.set(EventFlags::OUT, events & EVENT_WRITE != 0);
     flags
+}
+
+/// What making tasks late needs; `None` where tasks cannot be given a context, or are not asyncio's native ones.
+#[cfg(not(feature = "abi3"))]
+fn late_tasks(py: Python<'_>, task_type: &Bound<'_, PyAny>) -> PyResult<Option<LateTasks>> {
+    let native = task_type.getattr("__module__")?.eq("_asyncio")?;
+    if !native || py.version_info() < (3, 11) {
+        return Ok(None);
+    }
+    let tasks = py.import("asyncio.tasks")?;
+    Ok(Some(LateTasks {
+        enter: tasks.getattr("_enter_task")?.unbind(),
+        leave: tasks.getattr("_leave_task")?.unbind(),
+    }))
 }
 
 /// The type of what a task gives to `call_soon` for its first step; `None` when asyncio's tasks are not the C ones, whose

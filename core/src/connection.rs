@@ -378,8 +378,11 @@ impl Connection {
         }
         self.body_wait_since = None;
         self.next_head |= pipelined;
-        let silent = (self.phase == Phase::LameDuck && planted!(NoCloseInLameDuck))
-            || (self.phase == Phase::Draining && planted!(NoCloseWhileDraining));
+        let silent = match self.phase {
+            Phase::LameDuck => planted!(NoCloseInLameDuck),
+            Phase::Draining => planted!(NoCloseWhileDraining),
+            Phase::Serving | Phase::Aborting => false,
+        };
         let leaving = (self.phase != Phase::Serving && !silent) || self.role == Role::Refuse;
         let last = leaving && (!self.next_head || self.phase == Phase::Aborting || self.role == Role::Refuse);
         // A body that ran into its timeout or the deadline is not read any further: the connection cannot go on.

@@ -29,6 +29,8 @@ pub(crate) fn serve<St: Stream, A: App>(stream: St, shared: Arc<Shared>, app: &A
     let service = app.serve_connection(ConnectionInfo(Arc::clone(&shared)));
     let options = &shared.serving.options;
     let http = http1::Builder::new()
+        // The wire looks for the peer's end while a request runs. hyper would make room for a further head to do so.
+        .half_close(true)
         .auto_date_header(options.date_header)
         .max_headers(options.max_headers)
         .max_header_size(options.max_header_size)

@@ -201,7 +201,7 @@ pub(crate) enum BodyLeft {
 pub(crate) enum Reading {
     Head,
     Body,
-    /// hyper asks only whether the peer is still there.
+    /// A request runs and all of it was read.
     Nothing,
     /// The connection is over.
     Over,

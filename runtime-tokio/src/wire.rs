@@ -20,6 +20,9 @@ use crate::shared::{BodyLeft, ConnectionState, Reading, Shared};
 /// waiting for its answers waits for them.
 const HELD_MAX: usize = 64 * 1024;
 
+/// Below this many bytes a head and its body are copied together: one piece costs the kernel less than a list of them.
+const JOIN_MAX: usize = 1024;
+
 /// The stream as hyper sees it.
 pub(crate) struct Wire<St> {
     shared: Arc<Shared>,
@@ -140,21 +143,25 @@ impl<St: Stream> Input<St> {
         Poll::Ready(Ok(()))
     }
 
-    /// A request runs and hyper asks whether the peer is still there. What comes is held back, an end is noted: a
-    /// client that only closed its sending side still gets its answer.
-    fn watch_peer(&mut self, cx: &mut Context<'_>, state: &mut ConnectionState) -> Poll<io::Result<()>> {
+    /// A request runs. What comes is held back, an end is noted: a client that only closed its sending side still gets
+    /// its answer.
+    fn watch_peer(&mut self, cx: &mut Context<'_>, state: &mut ConnectionState) -> io::Result<()> {
         while self.held.len() < HELD_MAX && !state.peer_ended {
             let mut space = [MaybeUninit::uninit(); 2048];
             let mut buf = ReadBuf::uninit(&mut space);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buf)? {
                 Poll::Pending => break,
-                Poll::Ready(()) if buf.filled().is_empty() => state.peer_ended = true,
+                Poll::Ready(()) if buf.filled().is_empty() => {
+                    state.peer_ended = true;
+                    // The application was polled before this, and is asked again.
+                    cx.waker().wake_by_ref();
+                }
                 Poll::Ready(()) => self.held.extend_from_slice(buf.filled()),
             }
             state.swallowed = true;
             state.held = !self.held.is_empty();
         }
-        Poll::Pending
+        Ok(())
     }
 
     fn hold_back(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
@@ -190,7 +197,7 @@ impl<St: Stream> AsyncRead for Wire<St> {
         match state.reading() {
             Reading::Head => input.read_head(shared, cx, buf, &mut state),
             Reading::Body => input.read_body(cx, buf, &mut state),
-            Reading::Nothing => input.watch_peer(cx, &mut state),
+            Reading::Nothing => Poll::Pending,
             Reading::Over => Poll::Ready(Ok(())),
         }
     }
@@ -236,7 +243,14 @@ impl<St: Stream> AsyncWrite for Wire<St> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.input.stream).poll_write_vectored(cx, bufs);
+        let written = if bufs.iter().map(|piece| piece.len()).sum::<usize>() <= JOIN_MAX {
+            let mut space = [MaybeUninit::uninit(); JOIN_MAX];
+            let mut joined = ReadBuf::uninit(&mut space);
+            bufs.iter().for_each(|piece| joined.put_slice(piece));
+            Pin::new(&mut self.input.stream).poll_write(cx, joined.filled())
+        } else {
+            Pin::new(&mut self.input.stream).poll_write_vectored(cx, bufs)
+        };
         self.wrote(&written);
         written
     }
@@ -245,12 +259,17 @@ impl<St: Stream> AsyncWrite for Wire<St> {
         self.input.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.input.stream).poll_flush(cx);
+    /// hyper flushes at the end of each of its turns, so this is also where a running request learns of its peer.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Wire { shared, input, .. } = self.get_mut();
+        let flushed = Pin::new(&mut input.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
-            let mut state = self.shared.lock();
-            let now = self.shared.now(&state);
+            let mut state = shared.lock();
+            let now = shared.now(&state);
             state.machine.on_flushed(now);
+            if state.reading() == Reading::Nothing {
+                input.watch_peer(cx, &mut state)?;
+            }
         }
         flushed
     }

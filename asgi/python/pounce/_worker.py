@@ -57,10 +57,11 @@ class Worker:
 
     def run(self) -> int:
         """Serve until told to leave; the exit code."""
-        from . import _loop
+        from . import _loop, _tasks
 
         settings = self._settings
         loop = self._loop = _loop.new(self._native)
+        _tasks.make_on_demand(self._native.task_of_first_step)
         named = settings["app"]["application"]
         target = f"{named['module']}:{named['attribute']}" + ("()" if named["factory"] else "")
         app = _load.load(target, app_dir=settings["app_dir"])

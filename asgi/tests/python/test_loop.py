@@ -35,6 +35,48 @@ FEATURES = """
     async def read_variable():
         return variable.get()
 
+    async def one_context():
+        token = variable.set("first step")
+        await asyncio.sleep(0)
+        variable.reset(token)
+        return variable.get()
+
+    async def all_tasks():
+        return asyncio.current_task() in asyncio.all_tasks() and len(asyncio.all_tasks())
+
+    async def all_tasks_first():
+        return len(asyncio.all_tasks())
+
+    async def tasks_seen_from_a_thread():
+        loop, seen = asyncio.get_running_loop(), []
+        thread = threading.Thread(target=lambda: seen.append(asyncio.current_task(loop)))
+        thread.start()
+        thread.join()
+        return seen, asyncio.current_task() is asyncio.current_task(loop)
+
+    async def no_task_in_callbacks():
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.call_soon(lambda: future.set_result(asyncio.current_task()))
+        return await future
+
+    async def cancelled_while_it_waits():
+        # In its first step, before it waits for anything.
+        asyncio.current_task().cancel("message")
+        inner = asyncio.create_task(asyncio.sleep(60))
+        try:
+            await inner
+        except asyncio.CancelledError as error:
+            return inner.cancelled(), error.args
+
+    async def cancelled_at_a_sleep():
+        asyncio.current_task().cancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            return "cancelled"
+
     async def timeout():
         try:
             await asyncio.wait_for(asyncio.sleep(60), 0.01)
@@ -172,6 +214,13 @@ FEATURES = """
 EXPECTED = {
     "current_task": True,
     "context": ("unset", "set", "set"),
+    "one_context": "unset",
+    "all_tasks": 1,
+    "all_tasks_first": 1,
+    "tasks_seen_from_a_thread": ([None], True),
+    "no_task_in_callbacks": None,
+    "cancelled_while_it_waits": (True, ("message",)),
+    "cancelled_at_a_sleep": "cancelled",
     "timeout": "timeout",
     "executor": 42,
     "thread": False,
@@ -204,6 +253,29 @@ class Loop(TestCase):
 
     def test_asyncio_works_as_ever(self):
         self.assertEqual(self.check(), "")
+
+    def test_a_handler_that_cancels_itself_and_ends_has_answered(self):
+        worker = self.serve(
+            DISPATCH
+            + """
+    async def cancels(scope, receive, send):
+        asyncio.current_task().cancel()
+        await hello(scope, receive, send)
+
+    async def raises(scope, receive, send):
+        asyncio.current_task()
+        raise asyncio.CancelledError
+
+    async def raises_without_a_task(scope, receive, send):
+        raise asyncio.CancelledError
+"""
+        )
+        self.assertEqual(worker.request("/cancels").body, b"hello")
+        for path in ("/raises", "/raises_without_a_task"):
+            self.assertEqual(worker.request(path).status, 500)
+            worker.wait_for_log(f"GET {path}: the application's handler was cancelled")
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
 
     def test_asyncio_works_as_ever_in_debug_mode(self):
         log = self.check(env={"PYTHONASYNCIODEBUG": "1"})
