@@ -191,8 +191,11 @@ impl Judge<'_> {
                 i.supervisor.id() == owner || i.history().workers.iter().any(|w| w.process.id() == owner)
             });
         }
+        // Of two servers one after the other, the one in whose time the connection ended, not the one that was there when
+        // the client learnt of it.
         let pod = attempt.pod?;
-        self.instances.iter().rfind(|i| i.pod == pod && i.history().started <= attempt.end_ms)
+        let end = facts.and_then(|f| f.ended).map_or(attempt.end_ms, |ended| self.ms(ended.at));
+        self.instances.iter().rfind(|i| i.pod == pod && i.history().started <= end)
     }
 
     fn has_fault(&self, is: impl Fn(&FaultKind) -> bool) -> bool {

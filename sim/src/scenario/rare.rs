@@ -10,7 +10,12 @@ impl Scenario {
     /// meant.
     pub(super) fn draw_rare(&mut self) {
         let rng = &mut Rng::fork(self.seed.0, 4);
-        if self.profile != Profile::Chaos || !rng.chance(12) {
+        // Faults that were drawn to meet stay as they are.
+        let meets = matches!(
+            self.faults.first().map(|fault| fault.what),
+            Some(FaultKind::FreezeSupervisor { .. } | FaultKind::FreezeWorker { .. })
+        );
+        if self.profile != Profile::Chaos || meets || !rng.chance(20) {
             return;
         }
         let at_ms = rng.between(3000, 5000);
@@ -39,9 +44,15 @@ impl Scenario {
             client.start_ms = client.start_ms.max(at_ms + 1000);
         }
         self.strike(at_ms, FaultKind::Term);
-        // A worker takes two or three milliseconds to leave, the listeners stay open for longer.
-        let after_ms =
-            if rng.chance(50) { rng.between(1, 5) } else { rng.between(3, CLOSE_SETTLE.as_millis() as u64) };
+        // Workers leave within a few milliseconds, of many there is one between its last word and its end; the listeners stay
+        // open for longer.
+        let after_ms = if rng.chance(50) {
+            self.server.workers = 8;
+            self.app.shutdown = Dist::ZERO;
+            rng.between(2, 5)
+        } else {
+            rng.between(3, CLOSE_SETTLE.as_millis() as u64)
+        };
         self.strike(at_ms + after_ms, FaultKind::Quit);
     }
 
