@@ -2,7 +2,7 @@
 //!
 //! [`machine!`](crate::machine) makes a state enum, an edge enum and the function `State::next` from one list. A
 //! machine moves only through `next`; the tests print the list as a matrix, the documentation as a diagram. With the
-//! feature `coverage`, every step is counted (see [`crate::coverage`]).
+//! feature `coverage`, every step is counted (see `coverage.rs`).
 
 /// Declares the states and edges of a machine:
 ///

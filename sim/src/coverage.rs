@@ -120,3 +120,28 @@ pub fn differences(counts: &Counts) -> Vec<String> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the list says, exactly.
+    fn as_listed() -> Counts {
+        let mut counts = take();
+        for (cell, count) in &mut counts {
+            *count = u64::from(reason(cell).is_none());
+        }
+        counts
+    }
+
+    #[test]
+    fn the_list_of_unreached_cells_is_honest_in_both_directions() {
+        assert_eq!(differences(&as_listed()), Vec::<String>::new());
+        for (cell, listed) in as_listed() {
+            let mut counts = as_listed();
+            counts.insert(cell.clone(), 1 - listed);
+            let found = differences(&counts);
+            assert!(found.len() == 1 && found[0].contains(&cell.to_string()), "{cell}: {found:?}");
+        }
+    }
+}
