@@ -418,6 +418,13 @@ pub struct Timers {
     next: usize,
 }
 
+impl Timers {
+    /// More than one is set.
+    pub fn several(self) -> bool {
+        self.count > 1
+    }
+}
+
 /// What the application's call returned, as something that can be stepped.
 fn coroutine<'py>(
     py: Python<'py>,

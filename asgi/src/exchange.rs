@@ -61,6 +61,10 @@ struct State {
     senders: Vec<Py<PyAny>>,
     /// Bytes that the application announced and has not sent yet.
     content_length_left: Option<u64>,
+    /// Whatever body the application sends, the client gets none: it asked for the head, or the status has no body.
+    no_body: bool,
+    /// The application was told that it sent a body which the status has not.
+    told_no_body: bool,
     /// The client sends nothing more. It has most likely gone, which the application is told; if it only closed its sending
     /// side, it can still read what the application sends.
     peer_ended: bool,
@@ -148,6 +152,8 @@ impl Exchange {
                 queued_bytes: 0,
                 senders: Vec::new(),
                 content_length_left: None,
+                no_body: false,
+                told_no_body: false,
                 peer_ended: false,
                 closed: false,
             }),
@@ -252,6 +258,7 @@ impl Exchange {
             ResponseState::Nothing => {
                 state.response = ResponseState::Head(status, headers);
                 state.content_length_left = content_length;
+                state.no_body = self.head_request || body_less(status);
                 Ok(())
             }
             _ => Err(SendError::Protocol(
@@ -289,7 +296,7 @@ impl Exchange {
                 return Err(SendError::Protocol("the response was cut off by an earlier error".to_owned()));
             }
         }
-        if let Err(message) = state.count(self.head_request, body.len(), more) {
+        if let Err(message) = state.count(body.len(), more) {
             if matches!(state.response, ResponseState::Streaming) {
                 state.response = ResponseState::Aborted;
                 let hyper = state.hyper.take();
@@ -312,7 +319,7 @@ impl Exchange {
             {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
             }
-            let whole = if self.head_request {
+            let whole = if state.no_body {
                 Some(Bytes::new())
             } else if more {
                 None
@@ -321,7 +328,9 @@ impl Exchange {
             };
             state.answer = Some(Answer { status, headers, body: whole });
         }
-        if !self.head_request && (more || streaming) && !body.is_empty() {
+        let useless = state.no_body && !self.head_request && !body.is_empty();
+        let useless = useless && !std::mem::replace(&mut state.told_no_body, true);
+        if !state.no_body && (more || streaming) && !body.is_empty() {
             state.queued_bytes += body.len();
             state.queue.push_back(body);
         }
@@ -331,6 +340,11 @@ impl Exchange {
         let (receivers, pump) =
             if more { (Vec::new(), None) } else { (std::mem::take(&mut state.receivers), state.pump.take()) };
         drop(guard);
+        if useless {
+            tracing::warn!(
+                "The application sent a body with a status that has none (204, 304); it is left out"
+            );
+        }
         self.wake(hyper);
         self.wake(pump);
         if !receivers.is_empty() {
@@ -365,7 +379,7 @@ impl Exchange {
                 body: Some(if self.head_request { Bytes::new() } else { text }),
             });
             state.response = ResponseState::Complete;
-        } else if self.head_request {
+        } else if state.no_body {
             // Everything that can be seen went out with the head.
             state.response = ResponseState::Complete;
         } else {
@@ -587,19 +601,8 @@ impl State {
     }
 
     /// Checks a part of the body against the announced length.
-    fn count(&mut self, head_request: bool, bytes: usize, more: bool) -> Result<(), String> {
-        if let ResponseState::Head(status, _) = &self.response
-            && body_less(*status)
-            && bytes > 0
-        {
-            return Err(format!(
-                "a {} response has no body, but the application sent {bytes} bytes",
-                status.as_u16()
-            ));
-        }
-        let without_body =
-            head_request || matches!(&self.response, ResponseState::Head(status, _) if body_less(*status));
-        let (Some(left), false) = (self.content_length_left, without_body) else { return Ok(()) };
+    fn count(&mut self, bytes: usize, more: bool) -> Result<(), String> {
+        let (Some(left), false) = (self.content_length_left, self.no_body) else { return Ok(()) };
         let Some(left) = left.checked_sub(bytes as u64) else {
             return Err(format!(
                 "the response body is longer than its content-length: {} bytes too many",

@@ -22,6 +22,10 @@ use tokio::runtime::Handle;
 /// A timer that is set this close to the wanted time is left as it is: asyncio's arithmetic jitters by microseconds.
 const TIMER_TOLERANCE_NS: i128 = 20_000;
 
+/// When several timers are set, the next one goes off at a multiple of this: those that are close to each other then cost one
+/// wake-up. asyncio's own selector rounds up to whole milliseconds, uvloop's timers have a resolution of one.
+const TIMER_GRID_NS: i128 = 125_000;
+
 /// asyncio's epoll instance and timer, as seen by the runtime.
 pub struct Descriptors {
     epoll: AsyncFd<OwnedFd>,
@@ -47,21 +51,25 @@ impl Descriptors {
         Ok(Self { epoll, timer, timer_at: Mutex::new(None) })
     }
 
-    /// Sets the timer to `timeout` from now; `None` leaves it alone (it then may wake a turn once for nothing).
+    /// Sets the timer to `timeout` from now; `None` leaves it alone (it then may wake a turn once for nothing). `several`: it is
+    /// not the only one that asyncio waits for.
     ///
     /// # Errors
     /// Whatever timerfd_settime(2) reports.
-    pub fn set_timer(&self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn set_timer(&self, timeout: Option<Duration>, several: bool) -> io::Result<()> {
         let mut timer_at = self.timer_at.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(timeout) = timeout else {
             *timer_at = None;
             return Ok(());
         };
         let now = clock_gettime(ClockId::Monotonic);
-        let at = i128::from(now.tv_sec) * 1_000_000_000
+        let mut at = i128::from(now.tv_sec) * 1_000_000_000
             + i128::from(now.tv_nsec)
             // A zero value would disarm the timer.
             + i128::try_from(timeout.as_nanos().max(1)).unwrap_or(i128::MAX / 2);
+        if several {
+            at = (at + TIMER_GRID_NS - 1) / TIMER_GRID_NS * TIMER_GRID_NS;
+        }
         if timer_at.is_some_and(|set| (set - at).abs() < TIMER_TOLERANCE_NS) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pounce_core::Policy;
 use pounce_runtime_tokio::logging;
+use pounce_runtime_tokio::os::process::HELD_BACK;
 use pounce_settings::{LogFormat, LogLevel, Settings};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::intern;
@@ -69,8 +70,12 @@ impl Worker {
         let descriptors = Descriptors::new(driver.handle())?;
         let ((handle, info), mut terminate) = py.detach(|| {
             driver.block_on(async {
-                // Before anything else: a signal that comes now must not kill the worker.
+                // Before anything else: when they are let through, signals must not kill the worker.
                 let terminate = signal(SignalKind::terminate())?;
+                for other in HELD_BACK.into_iter().filter(|number| *number != libc::SIGTERM) {
+                    // The handler stays, and nobody listens.
+                    drop(signal(SignalKind::from_raw(other))?);
+                }
                 std::io::Result::Ok((runtime::connect(control).await?, terminate))
             })
         })?;
@@ -301,10 +306,11 @@ impl Worker {
     ) -> PyResult<Bound<'py, PyAny>> {
         let descriptors = self.descriptors()?;
         let block = timeout.is_none_or(|timeout| timeout > 0.0);
-        if block {
-            descriptors.set_timer(timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0))))?;
-        }
         let timers = if block { self.bridge.timers(py)? } else { Default::default() };
+        if block {
+            let timeout = timeout.map(|seconds| Duration::from_secs_f64(seconds.min(86_400.0)));
+            descriptors.set_timer(timeout, timers.several())?;
+        }
         let mut events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
         loop {
             let woken = py.detach(|| self.driver.turn(&descriptors, block, &mut events));

@@ -4,36 +4,48 @@ use pounce_settings::{Bind, Origin, Settings};
 use sd_notify::NotifyState;
 use std::io;
 use std::os::fd::RawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 /// Variables that are meant for this process alone; workers are started without them.
 pub const OWN_VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
+/// As [`sd_notify::notify`], which does not know of names in the abstract namespace (`@name`, unix(7)).
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let Some(name) = socket.as_bytes().strip_prefix(b"@") else { return sd_notify::notify(states) };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let address = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
+}
+
 /// `READY=1`: every worker serves. Also ends a reload.
 pub fn ready(status: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))])
+    notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))])
 }
 
 /// `STOPPING=1`: the drain has begun.
 pub fn stopping(status: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))])
+    notify(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))])
 }
 
 /// `STATUS=`: one line for `systemctl status`.
 pub fn status(status: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Status(&one_line(status))])
+    notify(&[NotifyState::Status(&one_line(status))])
 }
 
 /// `EXTEND_TIMEOUT_USEC=`: start-up or shutdown makes progress, and the next sign of life comes within `more`.
 pub fn extend_timeout(more: Duration) -> io::Result<()> {
     let microseconds = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(microseconds)])
+    notify(&[NotifyState::ExtendTimeoutUsec(microseconds)])
 }
 
 /// `RELOADING=1`, with the time that systemd 253 and later insist on. [`ready`] ends it.
 pub fn reloading() -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
+    notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
 }
 
 /// A line break would begin another assignment.
@@ -62,9 +74,9 @@ pub fn listen_on(settings: &mut Settings, sockets: &[RawFd]) {
 mod tests {
     use super::*;
     use pounce_settings::{Sources, resolve};
+    use std::ffi::OsStr;
     use std::net::TcpListener;
     use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixDatagram;
     use std::process::Command;
 
     /// This test program again, running only the test of that name, which is ignored otherwise: the variables are
@@ -96,9 +108,21 @@ mod tests {
     fn a_real_notify_socket_receives_each_message() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("notify");
-        let socket = UnixDatagram::bind(&path).expect("a notify socket");
+        receives_each_message(&UnixDatagram::bind(&path).expect("a notify socket"), path.as_os_str());
+    }
+
+    #[test]
+    fn a_notify_socket_in_the_abstract_namespace_receives_each_message() {
+        let name = format!("pounce-test-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        let socket = UnixDatagram::bind_addr(&address).expect("a notify socket");
+        receives_each_message(&socket, format!("@{name}").as_ref());
+    }
+
+    #[track_caller]
+    fn receives_each_message(socket: &UnixDatagram, name: &OsStr) {
         let done =
-            again("systemd::tests::says_everything").env("NOTIFY_SOCKET", &path).output().expect("a run");
+            again("systemd::tests::says_everything").env("NOTIFY_SOCKET", name).output().expect("a run");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         // Everything was sent before the child ended: what is missing never comes.
         socket.set_nonblocking(true).expect("a socket option");

@@ -126,6 +126,11 @@ pub enum Event {
         worker: u32,
         status: ExitStatus,
     },
+    /// The worker was not ready within `timeout`; it is killed.
+    WorkerStartTimedOut {
+        worker: u32,
+        timeout: Duration,
+    },
     /// A worker that was serving died.
     WorkerDied {
         worker: u32,
@@ -181,9 +186,10 @@ impl Event {
                 Severity::Warning
             }
             WorkerDied { .. } | ReloadIgnored | TooManyConnections { .. } => Severity::Warning,
-            WorkerStartFailed { .. } | WorkerDiedStarting { .. } | CrashLoop { .. } | ReloadFailed { .. } => {
+            WorkerStartFailed { .. } | WorkerDiedStarting { .. } | WorkerStartTimedOut { .. } => {
                 Severity::Error
             }
+            CrashLoop { .. } | ReloadFailed { .. } => Severity::Error,
         }
     }
 
@@ -206,6 +212,7 @@ impl Event {
             WorkerReady { .. } => "worker_ready",
             WorkerStartFailed { .. } => "worker_start_failed",
             WorkerDiedStarting { .. } => "worker_died_starting",
+            WorkerStartTimedOut { .. } => "worker_start_timed_out",
             WorkerDied { .. } => "worker_died",
             WorkerRespawning { .. } => "worker_respawning",
             WorkerRetiring { .. } => "worker_retiring",
@@ -227,6 +234,7 @@ impl Event {
                 Some(*worker)
             }
             WorkerStartFailed { worker, .. } | WorkerDiedStarting { worker, .. } => Some(*worker),
+            WorkerStartTimedOut { worker, .. } => Some(*worker),
             WorkerDied { worker, .. } | WorkerRespawning { worker, .. } | WorkerRetiring { worker } => {
                 Some(*worker)
             }
@@ -282,6 +290,11 @@ impl fmt::Display for Event {
             WorkerDiedStarting { worker, status } => {
                 write!(f, "Worker {worker} died while starting ({status})")
             }
+            WorkerStartTimedOut { worker, timeout } => write!(
+                f,
+                "Worker {worker} was not ready within startup_timeout ({}) — force terminating",
+                Seconds(*timeout)
+            ),
             WorkerDied { worker, status, connections } => {
                 write!(f, "Worker {worker} died ({status}) with {connections} open connection(s)")
             }

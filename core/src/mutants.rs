@@ -24,6 +24,8 @@ mutants! {
     BacklogNotEmptied,
     /// Readiness goes on saying yes during the shutdown.
     ReadyWhileDraining,
+    /// A worker that retires says that the server is not ready.
+    RetiringSaysNotReady,
     /// Responses in the lame-duck phase do not announce the end.
     NoCloseInLameDuck,
     /// Responses during the drain do not announce the end.

@@ -43,11 +43,13 @@ pub const BOOT_KILL_GRACE: Duration = Duration::from_millis(500);
 
 /// First pause before a worker that died is started again, from the second death in a row in its place on. Doubles up to [`BACKOFF_MAX`].
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest pause before a worker that died is started again.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Longest pause before a worker that died is started again. Long, because the others serve meanwhile, and each try costs
+/// them an import's time and the log a traceback; SIGHUP does not wait for it.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// A worker that served this long has left the row of deaths behind it.
 pub const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Deaths in a row in the place of one worker after which the server gives up.
+/// Deaths in a row in the place of one worker after which the server gives up, unless another worker has left the row
+/// of deaths behind it: then that one serves on, and this place is tried again.
 pub const CRASH_LOOP_DEATHS: u32 = 8;
 
 /// How often, at most, a worker reports its counts, and only when they changed.
@@ -60,6 +62,8 @@ pub const NOTIFY_INTERVAL: Duration = Duration::from_secs(1);
 pub struct PolicySettings {
     /// Longest time from the end of `drain_delay` to the forced end, in seconds.
     pub shutdown_timeout: f64,
+    /// Time from the start of a worker's process to its application's readiness, in seconds. `None`: no limit.
+    pub startup_timeout: Option<f64>,
     /// Time after the signal in which new work is still taken, in seconds.
     pub drain_delay: f64,
     /// Time an idle connection is kept, once draining, for a request already on the wire, in seconds.
@@ -83,6 +87,9 @@ impl Default for PolicySettings {
         PolicySettings {
             // Kubernetes' default grace period of 30 s, less a preStop hook of 5 s, less 5 s of margin.
             shutdown_timeout: 20.0,
+            // Models load for minutes, and a start that is slow must not fail. One that hangs must not be for ever: nobody
+            // but pounce watches a worker of a reload or a replacement.
+            startup_timeout: Some(600.0),
             drain_delay: 0.0,
             keepalive_linger: 0.5,
             keep_alive_timeout: 75.0,
@@ -99,6 +106,7 @@ impl Default for PolicySettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     pub shutdown_timeout: Duration,
+    pub startup_timeout: Option<Duration>,
     pub drain_delay: Duration,
     pub keepalive_linger: Duration,
     pub keep_alive_timeout: Duration,
@@ -143,6 +151,7 @@ impl Policy {
         }
         Ok(Policy {
             shutdown_timeout: positive("shutdown_timeout", s.shutdown_timeout)?,
+            startup_timeout: s.startup_timeout.map(|v| positive("startup_timeout", v)).transpose()?,
             drain_delay: not_negative("drain_delay", s.drain_delay)?,
             keepalive_linger: not_negative("keepalive_linger", s.keepalive_linger)?,
             keep_alive_timeout: positive("keep_alive_timeout", s.keep_alive_timeout)?,
@@ -165,6 +174,7 @@ impl Default for Policy {
         let s = PolicySettings::default();
         Policy {
             shutdown_timeout: Duration::from_secs_f64(s.shutdown_timeout),
+            startup_timeout: s.startup_timeout.map(Duration::from_secs_f64),
             drain_delay: Duration::from_secs_f64(s.drain_delay),
             keepalive_linger: Duration::from_secs_f64(s.keepalive_linger),
             keep_alive_timeout: Duration::from_secs_f64(s.keep_alive_timeout),

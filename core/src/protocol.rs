@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Version of the messages. Supervisor and workers are built together; a mismatch means that the installed extension
 /// and the executable are not of one build, and is refused by name.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Longest packet, in bytes. Settings are the only message that could come near it.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -23,10 +23,13 @@ pub enum ToWorker {
     Start { version: u16, worker: u32, generation: u32, settings: String },
     /// A connection, its descriptor attached. Addresses are `None` on Unix sockets.
     Deal { peer: Option<SocketAddr>, local: Option<SocketAddr> },
-    /// Still serve, but announce the close on every response.
+    /// The server leaves, but not yet: still serve, say no to readiness, and announce the close on every response. To a
+    /// worker that retires already it is only the news that the server follows.
     LameDuck,
-    /// Finish what is there; everything has to be over after `remaining`.
+    /// The server leaves. Finish what is there; everything has to be over after `remaining`.
     Drain { remaining: Duration },
+    /// This worker leaves and the server stays, so it is ready as before. Otherwise as `Drain`, which may follow.
+    Retire { remaining: Duration },
     /// No connection follows.
     LastDeal,
     /// The deadline: 503 to those who wait for a response, cut the others, leave.
@@ -44,7 +47,7 @@ pub enum FromWorker {
     StartFailed { message: String },
     /// Counts since the start, sent when they changed.
     Status { closed: u64, requests: u64 },
-    /// Answer to the first `Drain` or `Abort`: connections on which a request is under way at this moment.
+    /// Answer to the first `Drain`, `Retire` or `Abort`: connections on which a request is under way at this moment.
     Draining { active: u64 },
     /// Somebody sent this worker a SIGTERM of its own.
     RetireMe,
@@ -106,6 +109,10 @@ impl ToWorker {
             }
             ToWorker::LastDeal => out.push(5),
             ToWorker::Abort => out.push(6),
+            ToWorker::Retire { remaining } => {
+                out.push(7);
+                encode_duration(*remaining, out);
+            }
         }
     }
 
@@ -127,6 +134,7 @@ impl ToWorker {
             4 => ToWorker::Drain { remaining: r.duration()? },
             5 => ToWorker::LastDeal,
             6 => ToWorker::Abort,
+            7 => ToWorker::Retire { remaining: r.duration()? },
             kind => return Err(DecodeError::UnknownKind { kind }),
         };
         r.end(message)

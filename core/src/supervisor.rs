@@ -264,6 +264,11 @@ impl Supervisor {
         self.deadline
     }
 
+    /// What it decides by.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// The exit code, once it is decided.
     pub fn exit_code(&self) -> Option<i32> {
         self.code
@@ -339,7 +344,7 @@ impl Supervisor {
     pub fn for_each_instant(&mut self, mut f: impl FnMut(&mut Instant)) {
         for p in self.procs.values_mut() {
             f(&mut p.since);
-            p.kill_at.iter_mut().chain(&mut p.deadline).for_each(&mut f);
+            p.kill_at.iter_mut().chain(&mut p.deadline).chain(&mut p.ready_by).for_each(&mut f);
         }
         for slot in &mut self.slots {
             slot.spawn_at.iter_mut().chain(&mut slot.retire_at).for_each(&mut f);
@@ -402,10 +407,12 @@ impl Supervisor {
 
     /// What follows from the state and the time alone, whichever input led to it.
     fn settle(&mut self, now: Instant) {
+        if !self.shutting_down() {
+            self.fill_slots(now);
+        }
+        // That a worker did not start may have ended the server.
         if self.shutting_down() {
             self.advance_shutdown(now);
-        } else {
-            self.fill_slots(now);
         }
         self.notify(now);
     }
@@ -455,7 +462,7 @@ impl Supervisor {
             State::Exited => return None,
         };
         let slots = self.slots.iter().flat_map(|slot| [slot.spawn_at, slot.retire_at]);
-        let workers = self.procs.values().flat_map(|p| [p.abort_at(), p.kill_at]);
+        let workers = self.procs.values().flat_map(|p| [p.abort_at(), p.kill_at, p.give_up_at()]);
         [phase, end].into_iter().chain(slots).chain(workers).flatten().min()
     }
 }

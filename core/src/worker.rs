@@ -82,6 +82,8 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     Send(FromWorker),
+    /// The server leaves: from here on this worker says so to whoever asks for readiness.
+    NotReady,
     /// Tell every connection, those to come too.
     Phase(Phase),
     /// Run the application's shutdown, then say [`Input::HostStopped`].
@@ -108,6 +110,8 @@ pub struct Worker {
     state: State,
     outputs: VecDeque<Output>,
     deadline: Option<Instant>,
+    /// The server leaves, and not this worker alone.
+    server_leaves: bool,
     /// No connection will be dealt any more.
     last_deal: bool,
     supervisor_gone: bool,
@@ -132,6 +136,7 @@ impl Worker {
             state: State::Booting,
             outputs: VecDeque::from([Output::Send(FromWorker::Hello { version: VERSION })]),
             deadline: None,
+            server_leaves: false,
             last_deal: false,
             supervisor_gone: false,
             closing_all: false,
@@ -230,6 +235,7 @@ impl Worker {
                 if !self.supervisor_gone {
                     self.supervisor_gone = true;
                     self.last_deal = true;
+                    self.not_ready();
                     self.drain(now + self.policy.shutdown_timeout, active);
                 }
             }
@@ -269,13 +275,23 @@ impl Worker {
     fn order(&mut self, now: Instant, message: ToWorker, active: u64) {
         match message {
             ToWorker::LameDuck => {
+                self.not_ready();
                 if self.state == State::Booting {
                     self.leave_early();
-                } else if self.go(Edge::Delay) {
+                } else if !self.is_draining() && self.go(Edge::Delay) {
                     self.outputs.push_back(Output::Phase(Phase::LameDuck));
                 }
             }
-            ToWorker::Drain { remaining } => self.drain(now + remaining, active),
+            ToWorker::Drain { remaining } => {
+                self.not_ready();
+                self.drain(now + remaining, active);
+            }
+            ToWorker::Retire { remaining } => {
+                if planted!(RetiringSaysNotReady) {
+                    self.not_ready();
+                }
+                self.drain(now + remaining, active);
+            }
             ToWorker::LastDeal => self.last_deal = true,
             ToWorker::Abort => self.abort(now, active),
             // The driver registers a dealt connection itself, and the start message is its own affair.
@@ -287,6 +303,19 @@ impl Worker {
         if self.go(Edge::StopEarly) {
             self.stopped(true);
         }
+    }
+
+    /// Readiness goes before anything else that the server's end has for an effect.
+    fn not_ready(&mut self) {
+        let before = std::mem::replace(&mut self.server_leaves, true);
+        let heard = !matches!(self.state, State::Booting | State::Stopped);
+        if heard && !before && !planted!(ReadyWhileDraining) {
+            self.outputs.push_back(Output::NotReady);
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining | State::Stopping)
     }
 
     fn drain(&mut self, deadline: Instant, active: u64) {
@@ -307,7 +336,7 @@ impl Worker {
         if planted!(DeadlineEarly) {
             self.deadline = Some(deadline - std::time::Duration::from_millis(1));
         }
-        if self.go(Edge::Drain) {
+        if !self.is_draining() && self.go(Edge::Drain) {
             self.send(FromWorker::Draining { active });
             self.outputs.push_back(Output::Phase(Phase::Draining));
         }
@@ -318,6 +347,7 @@ impl Worker {
             return self.leave_early();
         }
         if matches!(self.state, State::Serving | State::LameDuck) {
+            self.not_ready();
             self.send(FromWorker::Draining { active });
         }
         let app_is_stopping = self.state == State::Stopping;

@@ -198,6 +198,7 @@ fn policy(change: impl Fn(&mut PolicySettings)) -> Policy {
     let forever = 300.0 * 24.0 * 3600.0;
     let mut settings = PolicySettings {
         shutdown_timeout: 2.0,
+        startup_timeout: None,
         keepalive_linger: 0.5,
         keep_alive_timeout: forever,
         header_timeout: forever,
@@ -252,6 +253,20 @@ fn signal_during_start_up() {
 fn reload_that_may_fail() {
     let setup = setup(1, 1, Budget { term: 1, hup: 1, boot_failure: 1, ..Budget::default() });
     explore("reload", Cluster::started(setup).expect("it starts"));
+}
+
+#[test]
+fn start_that_hangs() {
+    let policy = policy(|p| p.startup_timeout = Some(1.0));
+    let setup = Setup { policy, ..setup(2, 1, Budget { term: 1, ..Budget::default() }) };
+    explore("start that hangs", Cluster::new(setup).expect("it starts"));
+}
+
+#[test]
+fn reload_that_hangs() {
+    let policy = policy(|p| p.startup_timeout = Some(1.0));
+    let setup = Setup { policy, ..setup(1, 0, Budget { term: 1, hup: 1, crash: 1, ..Budget::default() }) };
+    explore("reload that hangs", Cluster::started(setup).expect("it starts"));
 }
 
 #[test]

@@ -51,10 +51,19 @@ fn policy() -> impl Strategy<Value = Policy> {
     let timeout = prop_oneof![Just(0.01), Just(0.3), Just(2.0), Just(20.0)];
     let request_timeout = prop_oneof![Just(None), Just(Some(0.2)), Just(Some(5.0))];
     let limit = prop_oneof![3 => Just(None), 1 => (1..4_u32).prop_map(Some)];
-    (timeout, delay, linger, request_timeout, limit).prop_map(
-        |(shutdown_timeout, drain_delay, keepalive_linger, request_timeout, max_connections)| {
+    let startup = prop_oneof![2 => Just(None), 1 => Just(Some(0.3)), 1 => Just(Some(4.0))];
+    (timeout, delay, linger, request_timeout, limit, startup).prop_map(
+        |(
+            shutdown_timeout,
+            drain_delay,
+            keepalive_linger,
+            request_timeout,
+            max_connections,
+            startup_timeout,
+        )| {
             let settings = PolicySettings {
                 shutdown_timeout,
+                startup_timeout,
                 drain_delay,
                 keepalive_linger,
                 request_timeout,
@@ -159,7 +168,8 @@ fn worker_input() -> impl Strategy<Value = worker::Input> {
     let remaining = (0..3000_u64).prop_map(Duration::from_millis);
     let order = prop_oneof![
         1 => Just(ToWorker::LameDuck),
-        3 => remaining.prop_map(|remaining| ToWorker::Drain { remaining }),
+        3 => remaining.clone().prop_map(|remaining| ToWorker::Drain { remaining }),
+        2 => remaining.prop_map(|remaining| ToWorker::Retire { remaining }),
         3 => Just(ToWorker::LastDeal),
         1 => Just(ToWorker::Abort),
     ];

@@ -318,12 +318,139 @@ fn a_worker_that_cannot_leave_after_a_failed_start_is_killed() {
 }
 
 #[test]
+fn a_start_that_hangs_has_failed() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.says(1, FromWorker::Hello { version: VERSION });
+    server.wait(seconds(29.9));
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+    server.wait(seconds(0.1));
+    let said = Event::WorkerStartTimedOut { worker: 1, timeout: seconds(30.0) };
+    assert!(server.has_said(&Output::Report(said)));
+    assert!(server.has_said(&Output::Kill { worker: 1 }));
+    server.dies(1, ExitStatus::Signal(9));
+    server.wait(seconds(0.1));
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::START_FAILED));
+}
+
+#[test]
+fn a_process_that_does_not_even_say_hello_has_failed_to_start() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.wait(seconds(30.0));
+    assert!(server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
+fn one_that_hangs_ends_the_start_of_the_others() {
+    let mut server = Server::new(2, |p| p.startup_timeout = Some(30.0));
+    server.ready(1);
+    server.says(2, FromWorker::Hello { version: VERSION });
+    server.wait(seconds(30.0));
+    server.feed(Input::AcceptBlocked);
+    server.dies(2, ExitStatus::Signal(9));
+    server.stops(1);
+    server.wait(seconds(0.1));
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::START_FAILED));
+}
+
+#[test]
+fn a_worker_that_is_ready_in_time_is_never_killed_for_its_start() {
+    let mut server = Server::new(1, |p| p.startup_timeout = Some(30.0));
+    server.wait(seconds(29.9));
+    server.ready(1);
+    server.wait(seconds(100.0));
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
+fn a_reload_that_hangs_has_failed_and_the_old_generation_serves_on() {
+    let mut server = Server::started(2, |p| p.startup_timeout = Some(30.0));
+    server.signal(Signal::Hup);
+    server.ready(3);
+    server.wait(seconds(30.0));
+    assert!(
+        server.has_said(&Output::Report(Event::ReloadFailed { generation: 2 })),
+        "before its process is gone"
+    );
+    assert_eq!(server.machine.state(), State::Running);
+    assert!(matches!(server.accept(), Placement::Worker(1 | 2)));
+    // What hangs cannot stand in the way of the next one.
+    server.signal(Signal::Hup);
+    assert_eq!(server.machine.state(), State::Reloading);
+}
+
+#[test]
+fn a_replacement_that_hangs_is_tried_again_after_a_pause() {
+    let mut server = Server::started(2, |p| p.startup_timeout = Some(30.0));
+    server.dies(1, ExitStatus::Signal(11));
+    server.said.clear();
+    server.wait(seconds(30.0));
+    assert!(server.has_said(&Output::Kill { worker: 3 }));
+    server.wait(seconds(1.0));
+    assert_eq!(server.spawned(), [4]);
+    assert_eq!(server.machine.state(), State::Running);
+}
+
+#[test]
 fn a_crash_loop_ends_in_its_own_exit_code() {
     let mut server = Server::started(1, |_| {});
     for worker in 1..=8 {
         server.ready(worker);
         server.dies(worker, ExitStatus::Signal(11));
         server.wait(seconds(6.0));
+    }
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));
+}
+
+/// A server of two workers, the first of which dies and cannot be replaced `times` times in a row.
+fn with_one_place_that_stays_empty(times: u64) -> Server {
+    let mut server = Server::started(2, |_| {});
+    server.wait(seconds(11.0));
+    server.dies(1, ExitStatus::Signal(9));
+    for worker in 3..3 + times {
+        server.wait(seconds(60.0));
+        server.says(worker, FromWorker::Hello { version: VERSION });
+        server.says(worker, FromWorker::StartFailed { message: "SyntaxError".into() });
+        server.dies(worker, ExitStatus::Code(3));
+    }
+    server
+}
+
+#[test]
+fn a_place_that_cannot_be_filled_does_not_take_those_who_serve_with_it() {
+    let mut server = with_one_place_that_stays_empty(20);
+    assert_eq!(server.machine.state(), State::Running);
+    assert_eq!(server.accept(), Placement::Worker(2));
+    server.said.clear();
+    server.wait(seconds(60.0));
+    assert_eq!(server.spawned().len(), 1, "it is tried again, and not too often");
+}
+
+#[test]
+fn a_place_that_cannot_be_filled_ends_the_server_once_nobody_serves() {
+    let mut server = with_one_place_that_stays_empty(8);
+    server.dies(2, ExitStatus::Signal(9));
+    for worker in 11..20 {
+        server.dies(worker, ExitStatus::Code(3));
+        server.wait(seconds(60.0));
+    }
+    server.feed(Input::AcceptBlocked);
+    assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));
+}
+
+#[test]
+fn workers_that_all_keep_dying_are_a_crash_loop() {
+    let mut server = Server::started(2, |_| {});
+    for worker in (1..=16).step_by(2) {
+        for worker in [worker, worker + 1] {
+            server.ready(worker);
+            server.wait(seconds(5.0));
+        }
+        server.dies(worker, ExitStatus::Signal(11));
+        server.dies(worker + 1, ExitStatus::Signal(11));
+        server.wait(seconds(60.0));
     }
     server.feed(Input::AcceptBlocked);
     assert_eq!(server.machine.exit_code(), Some(exit::CRASH_LOOP));
@@ -347,10 +474,30 @@ fn a_reload_retires_the_old_generation_only_when_the_new_one_serves() {
     let mut server = Server::started(2, |_| {});
     server.signal(Signal::Hup);
     server.ready(3);
-    let drain = |worker| Output::Tell { worker, message: ToWorker::Drain { remaining: seconds(10.0) } };
-    assert!(!server.has_said(&drain(1)));
+    let retire = |worker| Output::Tell { worker, message: ToWorker::Retire { remaining: seconds(10.0) } };
+    assert!(!server.has_said(&retire(1)));
     server.ready(4);
-    assert!(server.has_said(&drain(1)) && server.has_said(&drain(2)));
+    assert!(server.has_said(&retire(1)) && server.has_said(&retire(2)));
+}
+
+#[test]
+fn a_worker_that_retires_hears_of_the_servers_drain_and_keeps_its_deadline() {
+    let mut server = Server::started(1, |_| {});
+    server.signal(Signal::Hup);
+    server.ready(2);
+    server.wait(seconds(4.0));
+    server.signal(Signal::Term);
+    let drain = ToWorker::Drain { remaining: seconds(6.0) };
+    assert!(server.has_said(&Output::Tell { worker: 1, message: drain }));
+}
+
+#[test]
+fn a_worker_that_retires_hears_that_readiness_is_over_before_the_drain_is() {
+    let mut server = Server::started(1, |p| p.drain_delay = 3.0);
+    server.signal(Signal::Hup);
+    server.ready(2);
+    server.signal(Signal::Term);
+    assert!(server.has_said(&Output::Tell { worker: 1, message: ToWorker::LameDuck }));
 }
 
 #[test]

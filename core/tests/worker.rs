@@ -128,3 +128,41 @@ fn a_sigterm_of_its_own_is_passed_on() {
     let mut worker = serving(0);
     assert_eq!(feed(&mut worker, NOW, Input::Terminated), [Output::Send(FromWorker::RetireMe)]);
 }
+
+fn retire(seconds: u64) -> Input {
+    order(ToWorker::Retire { remaining: Duration::from_secs(seconds) })
+}
+
+#[test]
+fn a_worker_that_retires_alone_is_ready_as_before() {
+    let mut worker = serving(1);
+    let said = feed(&mut worker, NOW, retire(10));
+    assert!(said.contains(&Output::Phase(Phase::Draining)));
+    assert!(!said.contains(&Output::NotReady));
+}
+
+#[test]
+fn a_worker_that_retires_is_not_ready_once_its_server_leaves() {
+    for news in [drain(10), order(ToWorker::LameDuck), Input::SupervisorGone { active: 0 }] {
+        let mut worker = serving(1);
+        feed(&mut worker, NOW, retire(10));
+        assert_eq!(feed(&mut worker, NOW, news), [Output::NotReady]);
+        assert_eq!(worker.ignored(), 0);
+    }
+}
+
+#[test]
+fn readiness_goes_before_everything_else() {
+    for news in [drain(10), order(ToWorker::LameDuck), order(ToWorker::Abort)] {
+        let mut worker = serving(1);
+        assert_eq!(feed(&mut worker, NOW, news).first(), Some(&Output::NotReady));
+    }
+}
+
+#[test]
+fn the_drain_of_the_server_gives_a_worker_that_retires_no_more_time() {
+    let mut worker = serving(1);
+    feed(&mut worker, NOW, retire(5));
+    feed(&mut worker, NOW, drain(10));
+    assert_eq!(worker.deadline(), Some(NOW + Duration::from_secs(5)));
+}

@@ -49,14 +49,10 @@ pub(crate) fn raw(status: StatusCode) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Readiness: 200 while serving, 503 from the signal on.
+/// Readiness: 200 while the server serves, also from a worker that retires; 503 from the signal on.
 pub(crate) fn health(serving: &Serving) -> Response<Bytes> {
-    let phase = serving.phase();
-    let (status, word) = match phase {
-        Phase::LameDuck | Phase::Draining if pounce_core::planted!(ReadyWhileDraining) => {
-            (StatusCode::OK, "serving")
-        }
-        Phase::Serving if serving.worker.is_some() => (StatusCode::OK, "serving"),
+    let (status, word) = match serving.phase() {
+        _ if serving.is_ready() => (StatusCode::OK, "serving"),
         Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
         Phase::LameDuck | Phase::Draining | Phase::Aborting => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };

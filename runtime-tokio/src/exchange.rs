@@ -144,6 +144,9 @@ impl Fields<'_> {
 }
 
 /// What hyper lets pass and a server must not (RFC 9110 §9.3.6, RFC 9112 §3.2 and §6.1).
+///
+/// An `Expect` that is not `100-continue` is let pass on purpose: a server may answer it with 417 (RFC 9110 §10.1.1), and need
+/// not. nginx, uvicorn and h11 do not, so a client that sends one reached its application so far.
 fn check_head(
     request: &Request<Incoming>,
     fields: &Fields<'_>,

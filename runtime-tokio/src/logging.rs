@@ -180,7 +180,9 @@ impl Facts {
             Event::Delaying { delay } => Facts { seconds: Some(delay.as_secs_f64()), ..none },
             Event::ShuttingDown { workers } => Facts { workers: u64::try_from(*workers).ok(), ..none },
             Event::WorkerDraining { active, .. } => Facts { connections: Some(*active), ..none },
-            Event::WorkerForced { timeout, .. } => Facts { seconds: Some(timeout.as_secs_f64()), ..none },
+            Event::WorkerForced { timeout, .. } | Event::WorkerStartTimedOut { timeout, .. } => {
+                Facts { seconds: Some(timeout.as_secs_f64()), ..none }
+            }
             Event::RequestsCut { requests, .. } => Facts { requests: Some(*requests), ..none },
             Event::WorkerReady { generation, .. }
             | Event::ReloadStarted { generation }

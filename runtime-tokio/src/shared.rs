@@ -1,7 +1,7 @@
 //! What the parts of one connection share, and what all connections of one server share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -51,6 +51,8 @@ pub(crate) struct Serving {
     pub worker: Option<u32>,
     /// Requests so far.
     pub requests: AtomicU64,
+    /// The server leaves, and not this worker alone.
+    not_ready: AtomicBool,
     registry: Mutex<Registry>,
 }
 
@@ -69,6 +71,7 @@ impl Serving {
             clock,
             worker,
             requests: AtomicU64::new(0),
+            not_ready: AtomicBool::new(false),
             registry: Mutex::new(registry),
         })
     }
@@ -113,6 +116,16 @@ impl Serving {
     /// Forgets a closed connection.
     pub fn forget(&self, shared: &Shared) {
         self.registry().connections.remove(&shared.id);
+    }
+
+    /// The server leaves: readiness says no from here on.
+    pub fn set_not_ready(&self) {
+        self.not_ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this is a worker, of a server that stays.
+    pub fn is_ready(&self) -> bool {
+        self.worker.is_some() && !self.not_ready.load(Ordering::Relaxed)
     }
 
     /// Tells every connection of `phase`, those to come too.

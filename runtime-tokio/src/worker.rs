@@ -309,6 +309,11 @@ impl<O: Orders<Io: Socket>> Driver<O> {
         loop {
             match self.machine.poll_output() {
                 Output::Send(message) => self.orders.send(&message),
+                Output::NotReady => {
+                    if let Some((serving, _)) = self.serving() {
+                        serving.set_not_ready();
+                    }
+                }
                 Output::Phase(phase) => {
                     if let Some((serving, _)) = self.serving() {
                         serving.set_phase(phase);

@@ -17,7 +17,7 @@ the default. The application itself is the argument, `POUNCE_APP`, or the key `a
 
 * A duration is a number of seconds (`30`, `2.5`) or has a unit: `500ms`, `30s`, `2m`, `1h`. At most a day.
 * A size is a number of bytes or has a unit: `64k`, `64KiB`, `10m`.
-* `none` turns a setting off that is off by default.
+* `none` turns a setting off where the table says so.
 * An environment variable that is set to the empty string counts as unset.
 * Keys may be written `shutdown_timeout` or `shutdown-timeout`. An unknown key, an unknown `POUNCE_` variable and a value
   outside its range are errors that end `pounce` with exit code 2.

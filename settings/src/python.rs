@@ -147,14 +147,13 @@ pub fn stub() -> String {
     );
     for setting in SETTINGS {
         let (accepted, _) = types(setting);
-        // Keywords that are off by default, and those whose default is `None`, accept it.
-        let none = if setting.default.is_none() { " | None" } else { "" };
+        let none = if can_be_none(setting) { " | None" } else { "" };
         stub += &format!("        {}: {accepted}{none} = ...,\n", setting.name);
     }
     stub += "    ) -> None: ...\n";
     for setting in SETTINGS {
         let (_, held) = types(setting);
-        let none = if setting.default.is_none() { " | None" } else { "" };
+        let none = if can_be_none(setting) { " | None" } else { "" };
         stub += &format!(
             "    @property\n    def {}(self) -> {held}{none}:\n        \"\"\"{}\"\"\"\n",
             setting.name, setting.help
@@ -163,6 +162,11 @@ pub fn stub() -> String {
     stub + "    def to_args(self) -> list[str]: ...\n    \
             def __eq__(self, other: object) -> bool: ...\n    \
             def __hash__(self) -> int: ...\n"
+}
+
+/// Keywords that can be off, and those whose default is `None`, accept it.
+fn can_be_none(setting: &Setting) -> bool {
+    setting.optional || setting.default.is_none()
 }
 
 /// What a keyword accepts and what its attribute holds, as Python types.

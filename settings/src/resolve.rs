@@ -140,6 +140,7 @@ impl Chosen {
             python: self.text("python").map(PathBuf::from),
             event_loop: self.text("loop").unwrap_or_default(),
             shutdown_timeout: self.span("shutdown_timeout").unwrap_or_default(),
+            startup_timeout: self.span("startup_timeout"),
             drain_delay: self.span("drain_delay").unwrap_or_default(),
             keepalive_linger: self.span("keepalive_linger").unwrap_or_default(),
             keep_alive_timeout: self.span("keep_alive_timeout").unwrap_or_default(),

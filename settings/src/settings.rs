@@ -34,6 +34,9 @@ pub struct Settings {
     /// From the drain's begin to the forced phase. Positive.
     #[serde(with = "seconds")]
     pub shutdown_timeout: Duration,
+    /// From a worker's start to its readiness. Positive.
+    #[serde(with = "optional_seconds")]
+    pub startup_timeout: Option<Duration>,
     /// From the signal to the drain's begin.
     #[serde(with = "seconds")]
     pub drain_delay: Duration,
@@ -96,6 +99,7 @@ impl Settings {
     pub fn policy(&self) -> Result<Policy, PolicyError> {
         Policy::new(PolicySettings {
             shutdown_timeout: self.shutdown_timeout.as_secs_f64(),
+            startup_timeout: self.startup_timeout.map(|timeout| timeout.as_secs_f64()),
             drain_delay: self.drain_delay.as_secs_f64(),
             keepalive_linger: self.keepalive_linger.as_secs_f64(),
             keep_alive_timeout: self.keep_alive_timeout.as_secs_f64(),

@@ -271,6 +271,17 @@ pub static SETTINGS: &[Setting] = &[
         ..ROW
     },
     Setting {
+        name: "startup_timeout",
+        kind: TIMEOUT,
+        default: Some("10m"),
+        optional: true,
+        aliases: &["worker-boot-timeout"],
+        value_name: "DURATION",
+        group: Group::Timeouts,
+        help: "Kill a worker that is not ready so long after its start: the start, or the reload, has failed.",
+        ..ROW
+    },
+    Setting {
         name: "keep_alive_timeout",
         kind: TIMEOUT,
         default: Some("75s"),

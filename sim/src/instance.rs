@@ -342,7 +342,7 @@ impl Observer for Log {
             Event::CrashLoop { .. } | Event::WorkerStartFailed { .. } => {
                 history.gave_up.get_or_insert(now);
             }
-            Event::WorkerDiedStarting { .. } => {
+            Event::WorkerDiedStarting { .. } | Event::WorkerStartTimedOut { .. } => {
                 history.gave_up.get_or_insert(now);
             }
             Event::TooManyConnections { .. } => {

@@ -12,7 +12,7 @@ use pounce_core::supervisor::exit;
 
 use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
-use crate::net::{Facts, SimNet};
+use crate::net::{Facts, HostId, SimNet};
 use crate::scenario::{FaultKind, RequestKind};
 use crate::world::{Attempt, Served, World};
 
@@ -506,6 +506,7 @@ impl Judge<'_> {
             problems.push(format!("pod-{pod}: the server is gone, a worker is not"));
         }
         self.supervision(instance, &history, problems);
+        self.giving_up(&history, pod, problems);
         let most = history.workers.iter().map(|w| w.number).max().unwrap_or(0);
         if most > s.workers {
             problems.push(format!("pod-{pod}: worker number {most} of {}", s.workers));
@@ -516,6 +517,30 @@ impl Judge<'_> {
                 && !self.starting(&history, at)
             {
                 problems.push(format!("pod-{pod}: worker {} was killed before its deadline", w.number));
+            }
+        }
+    }
+
+    /// A server does not end on account of a place that cannot be filled while another worker serves, and has for a while.
+    fn giving_up(&self, history: &History, pod: HostId, problems: &mut Vec<String>) {
+        use pounce_core::Event;
+        // Who serves, by place and generation, and since when.
+        let mut serving: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+        for (at, event) in &history.log {
+            match event {
+                Event::WorkerReady { worker, generation } => {
+                    serving.insert((*worker, *generation), *at);
+                }
+                Event::WorkerDied { worker, .. } => serving.retain(|(place, _), _| place != worker),
+                Event::ReloadFailed { generation } => serving.retain(|(_, g), _| g != generation),
+                Event::ReloadFinished { generation } => serving.retain(|(_, g), _| g == generation),
+                Event::CrashLoop { .. } => {
+                    let stable = STABLE_AFTER.as_millis() as u64;
+                    if serving.values().any(|since| since + stable <= *at) {
+                        problems.push(format!("pod-{pod}: gives up at {at} ms, although a worker serves"));
+                    }
+                }
+                _ => {}
             }
         }
     }
@@ -618,9 +643,27 @@ impl Judge<'_> {
         }
     }
 
-    /// Readiness says no from the signal on.
+    /// Readiness says no from the signal on, and not before: who retires, or takes its place, is no reason.
     fn readiness(&self, problems: &mut Vec<String>) {
         for probe in self.world.probes() {
+            let serves = self.instances.iter().filter(|i| i.pod == probe.pod).any(|i| {
+                let history = i.history();
+                let by = |at: Option<u64>| at.is_some_and(|at| at <= probe.answered_ms);
+                // The connections of a worker that is at its deadline are all ended with 503.
+                let excused = by(history.stop)
+                    || by(history.exited.map(|(at, _)| at))
+                    || by(history.killed)
+                    || by(history.gave_up)
+                    || by(history.forced)
+                    || by(history.too_many);
+                history.ready.is_some_and(|ready| ready <= probe.sent_ms) && !excused
+            });
+            if serves && probe.refused {
+                problems.push(format!(
+                    "pod-{}: serves, and says at {} ms that it is not ready",
+                    probe.pod, probe.answered_ms
+                ));
+            }
             let stopped = self.instances.iter().filter(|i| i.pod == probe.pod).any(|i| {
                 let history = i.history();
                 let frozen = !history.frozen.is_empty();

@@ -218,7 +218,7 @@ impl<N: SimNet> Cluster<N> {
                 let (this, pod, instance) = (Arc::clone(&self), Arc::clone(&pod), Arc::clone(&instance));
                 self.net.spawn(KUBELET, async move { this.probe(pod, instance).await });
             }
-            // `TimeoutStartSec`, or a startup probe: pounce itself waits for its application as long as it takes.
+            // `TimeoutStartSec`, or a startup probe: without `startup_timeout` pounce waits for its application for ever.
             let patience = Duration::from_millis(START_PATIENCE_MS);
             if tokio::time::timeout(patience, instance.wait()).await.is_err() {
                 if instance.history().ready.is_none() && self.kind() != PlatformKind::Bare {
@@ -275,7 +275,9 @@ impl<N: SimNet> Cluster<N> {
             let answered = tokio::time::timeout(Duration::from_secs(1), self.ask_health(pod.host)).await;
             let ready = matches!(answered, Ok(Some(200)));
             if let Ok(Some(_)) = answered {
-                self.world.probed(Probe { pod: pod.host, sent_ms, answered_ms: self.world.now_ms(), ready });
+                let answered_ms = self.world.now_ms();
+                let refused = matches!(answered, Ok(Some(503)));
+                self.world.probed(Probe { pod: pod.host, sent_ms, answered_ms, ready, refused });
             }
             failures = if ready { 0 } else { failures + 1 };
             let mut state = lock(&pod.state);
@@ -595,18 +597,9 @@ impl<N: SimNet> Cluster<N> {
             {
                 continue;
             }
-            // A worker that retires says no for itself, although the server is ready; the next probe meets another.
-            let mut answered = false;
-            for _ in 0..10 {
-                let limit = Duration::from_secs(3);
-                let asked = tokio::time::timeout(limit, self.ask(pod.host, "/health")).await;
-                answered = matches!(asked, Ok(Some(200)));
-                if answered || instance.is_over() {
-                    break;
-                }
-                crate::marks::hit("a server that is ready said that it is not");
-                sleep_ms(1000).await;
-            }
+            let limit = Duration::from_secs(30);
+            let asked = tokio::time::timeout(limit, self.ask(pod.host, "/health")).await;
+            let answered = matches!(asked, Ok(Some(200)));
             if !answered && !instance.is_over() {
                 self.world.problem(format!("pod-{}: serves, and does not answer", pod.host));
             }

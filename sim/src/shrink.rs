@@ -118,6 +118,7 @@ fn candidates(scenario: &Scenario) -> Vec<Scenario> {
     with(&|s| s.server.drain_delay_ms = 0);
     with(&|s| s.server.max_connections = None);
     with(&|s| s.server.request_timeout_ms = None);
+    with(&|s| s.server.startup_timeout_ms = None);
     with(&|s| s.app.shutdown = Dist::ZERO);
     with(&|s| s.app.boot = Dist::Fixed { ms: 100 });
     with(&|s| s.platform.pod_start = Dist::Fixed { ms: 100 });

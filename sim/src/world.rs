@@ -68,6 +68,8 @@ pub struct Probe {
     pub sent_ms: u64,
     pub answered_ms: u64,
     pub ready: bool,
+    /// Not for a fault of the connection's: the answer was 503.
+    pub refused: bool,
 }
 
 impl World {

@@ -285,6 +285,16 @@ fn s41_expect_100_continue_gets_an_interim_response_before_the_body_is_sent() {
 }
 
 #[test]
+fn s41_another_expectation_is_ignored_as_by_nginx_and_uvicorn() {
+    let server = Server::app("plain:app").start();
+    let mut connection = server.connect();
+    let answer = connection.request(&Request::post("/echo", "hello").header("Expect", "202-accepted"));
+    let answer: Answer = answer.status(200);
+    assert_eq!((answer.interim.len(), answer.text().as_str()), (0, "hello"));
+    connection.request(&Request::get("/")).status(200);
+}
+
+#[test]
 fn s41_a_client_that_closes_is_a_disconnect() {
     let events = Events::new();
     let server = Server::app("plain:app").env("EVENTS", events.path()).start();

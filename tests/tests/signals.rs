@@ -211,6 +211,51 @@ fn s26_a_signal_to_the_whole_process_group_is_one_shutdown() {
     }
 }
 
+/// The signals come at the earliest moment at which there is code of anybody's: long before there are handlers.
+#[test]
+fn s26_signals_to_a_worker_that_is_not_yet_listening_wait_for_its_handlers() {
+    let dir = tempfile::tempdir().unwrap();
+    let early = "import os, signal\n\
+                 if 'POUNCE_CONTROL_FD' in os.environ:\n    \
+                     for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'):\n        \
+                         os.kill(os.getpid(), getattr(signal, name))\n    \
+                     open(os.environ['REACHED'], 'a').close()\n";
+    fs::write(dir.path().join("sitecustomize.py"), early).unwrap();
+    let reached = dir.path().join("reached");
+    let server = Server::app("plain:app").env("PYTHONPATH", dir.path()).env("REACHED", &reached).start();
+    assert!(reached.exists(), "the interpreter did not run the test's code");
+    server.get("/").status(200);
+    assert_eq!(server.count("died"), 0, "{}", server.log_text());
+}
+
+#[test]
+fn processes_of_the_application_inherit_no_blocked_signal() {
+    let server = Server::app("masks:app").start();
+    let answer = server.get("/").status(200);
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    let masks: Vec<_> = body.lines().filter_map(|line| line.strip_prefix("SigBlk:")).collect();
+    assert_eq!(masks.len(), 2, "{body}");
+    assert!(masks.iter().all(|mask| mask.trim().bytes().all(|digit| digit == b'0')), "{body}");
+}
+
+fn sighup_to_the_whole_group(server: ServerBuilder) {
+    let mut server = server.workers(2).start();
+    let mut running = server.send(&Request::get("/slow?s=2"));
+    thread::sleep(Duration::from_millis(200));
+    server.signal_group(Signal::HUP);
+    running.read_response("GET").status(200);
+    server.wait_for_line("Generation 2 is serving");
+    assert_eq!(server.count("died"), 0, "{}", server.log_text());
+    server.signal(Signal::TERM);
+    server.assert_exit(0, Duration::from_secs(2) + SLACK);
+}
+
+#[test]
+fn s29_sighup_to_the_whole_group_is_a_reload_and_kills_nobody() {
+    sighup_to_the_whole_group(Server::demo());
+    sighup_to_the_whole_group(Server::app("plain:app"));
+}
+
 #[test]
 fn s34_a_killed_worker_is_replaced_and_the_others_serve_on() {
     let mut server = Server::demo().workers(2).start();

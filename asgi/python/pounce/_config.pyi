@@ -24,6 +24,7 @@ class ServerConfig:
         shutdown_timeout: float | str | timedelta = ...,
         drain_delay: float | str | timedelta = ...,
         keepalive_linger: float | str | timedelta = ...,
+        startup_timeout: float | str | timedelta | None = ...,
         keep_alive_timeout: float | str | timedelta = ...,
         header_timeout: float | str | timedelta = ...,
         body_timeout: float | str | timedelta = ...,
@@ -89,6 +90,9 @@ class ServerConfig:
     @property
     def keepalive_linger(self) -> float:
         """How long an idle connection waits for a request already on the wire before the drain closes it."""
+    @property
+    def startup_timeout(self) -> float | None:
+        """Kill a worker that is not ready so long after its start: the start, or the reload, has failed."""
     @property
     def keep_alive_timeout(self) -> float:
         """Close a connection that has been idle this long. Keep it above the proxy's own."""

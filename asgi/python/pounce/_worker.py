@@ -15,6 +15,10 @@ from typing import Any, NoReturn
 from . import _extension, _lifespan, _load, _log
 from ._errors import ClientDisconnected
 
+#: Sent to whole process groups, and blocked until there are handlers. SIGTERM is a request to the supervisor, also
+#: while Python is busy; what the others mean is the supervisor's affair alone.
+HELD_BACK = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
 #: The application could not be started.
 EXIT_APPLICATION_FAILED = 3
 
@@ -26,8 +30,8 @@ def main() -> NoReturn:
         sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
     native = _extension.load().Worker(descriptor)
     _log.connect(native.log)
-    # From here on SIGTERM is a request to the supervisor, also while Python is busy.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # The handlers are there. Before the application is: its processes would inherit the mask.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
     try:
         code = Worker(native).run()
@@ -136,20 +140,21 @@ class Worker:
 
 def _before_fork() -> None:
     # A SIGTERM for the child that comes before `_in_child` has to wait: the handler would tell the supervisor.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
 
 
 def _in_parent() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
 def _in_child() -> None:
     """In a process that the application forked: signals are its own again."""
     signal.set_wakeup_fd(-1)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # As far as Python knows, it was never changed.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    for number in HELD_BACK:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            # As far as Python knows, it was never changed.
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 
 def _flush() -> None:

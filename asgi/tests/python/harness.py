@@ -17,7 +17,7 @@ import threading
 import time
 import unittest
 
-VERSION = 1
+VERSION = 2
 #: How long anything may take before a test gives up, in seconds. Nothing is expected to take a tenth of it.
 PATIENCE = 30
 

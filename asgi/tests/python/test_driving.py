@@ -113,6 +113,12 @@ class Driving(TestCase):
         worker.process.send_signal(signal.SIGINT)
         self.assertEqual(worker.request("/hello").body, b"hello")
 
+    def test_signals_for_the_whole_group_do_not_end_it(self):
+        worker = self.served()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            worker.process.send_signal(number)
+        self.assertEqual(worker.request("/hello").body, b"hello")
+
     def test_a_forked_child_of_the_application_ends_by_sigterm(self):
         worker = self.served(
             """

@@ -16,8 +16,11 @@ struct Known {
     number: u32,
     generation: u32,
     since: Instant,
+    started: Instant,
     hello: bool,
     ready: bool,
+    /// It was told that the server leaves.
+    told_leaving: bool,
     /// The end that it was told.
     told_deadline: Option<Instant>,
     aborted_at: Option<Instant>,
@@ -213,7 +216,7 @@ impl SupervisorObserver {
         match output {
             Output::Spawn { worker, number, generation } => self.spawned(now, *worker, *number, *generation),
             Output::Tell { worker, message } => self.told(s, now, *worker, message),
-            Output::Kill { worker } => self.killed(now, *worker),
+            Output::Kill { worker } => self.killed(s, now, *worker),
             Output::RefuseNew => {
                 self.refused_new = true;
                 self.backlog_empty = false;
@@ -259,8 +262,10 @@ impl SupervisorObserver {
             number,
             generation,
             since: now,
+            started: now,
             hello: false,
             ready: false,
+            told_leaving: false,
             told_deadline: None,
             aborted_at: None,
             stopped_at: None,
@@ -290,7 +295,15 @@ impl SupervisorObserver {
         let taken = self.workers.get(&worker).is_some_and(|k| place_is_taken(k.number));
         let Some(known) = self.workers.get_mut(&worker) else { return Ok(()) };
         match message {
-            ToWorker::Drain { remaining } => {
+            ToWorker::Drain { remaining } | ToWorker::Retire { remaining } => {
+                let for_server = matches!(message, ToWorker::Drain { .. });
+                known.told_leaving |= for_server;
+                require(
+                    3,
+                    "a worker is told the truth about its server",
+                    for_server == shutting_down,
+                    || format!("{message:?} to {worker} while {:?}", s.state()),
+                )?;
                 let at = now + *remaining;
                 known.told_deadline = Some(known.told_deadline.map_or(at, |d| d.min(at)));
                 let failed = self.failed_generations.contains(&known.generation);
@@ -311,14 +324,20 @@ impl SupervisorObserver {
                     format!("{worker} at {now}, deadline {:?}", known.told_deadline)
                 })
             }
-            ToWorker::LameDuck => require(3, "readiness goes first", !s.is_ready(), || "lame duck".into()),
+            ToWorker::LameDuck => {
+                known.told_leaving = true;
+                require(3, "readiness goes first", !s.is_ready(), || "lame duck".into())
+            }
             ToWorker::Deal { .. } | ToWorker::Start { .. } => Ok(()),
         }
     }
 
-    fn killed(&mut self, now: Instant, worker: WorkerId) -> Result<(), Violation> {
+    fn killed(&mut self, s: &Supervisor, now: Instant, worker: WorkerId) -> Result<(), Violation> {
         let Some(known) = self.workers.get_mut(&worker) else { return Ok(()) };
         known.killed = true;
+        // It said so in the instant in which its time was over, and the decision had been made.
+        let limit = s.policy().startup_timeout;
+        known.ready &= limit.is_none_or(|limit| known.since < known.started + limit);
         let after = |at: Option<Instant>| at.is_some_and(|at| at + KILL_GRACE <= now);
         let fair = !known.ready || self.quit || after(known.aborted_at) || after(known.stopped_at);
         require(13, "no worker is killed before its own end of time", fair, || {
@@ -341,9 +360,19 @@ impl SupervisorObserver {
                     format!("{delay:?} after {deaths} deaths of {worker}")
                 })
             }
+            Event::WorkerStartTimedOut { .. } => {
+                self.start_failed = true;
+                Ok(())
+            }
             Event::CrashLoop { .. } => {
                 self.crash_loop = true;
-                Ok(())
+                let stable = |k: &&Known| {
+                    k.ready && !k.is_over() && k.told_deadline.is_none() && now.since(k.since) >= STABLE_AFTER
+                };
+                let stable = self.workers.values().filter(stable).count();
+                require(23, "the server does not give up while somebody serves", stable == 0, || {
+                    format!("{stable} at {now}")
+                })
             }
             Event::ReloadStarted { .. } => {
                 self.deaths.clear();
@@ -412,6 +441,21 @@ impl SupervisorObserver {
             require(17, "a timer bounds every shutdown", timeout.is_some_and(|at| at <= bound), || {
                 format!("next at {timeout:?}, but the bound is {bound}")
             })?;
+        }
+        if let (Some(limit), false) = (s.policy().startup_timeout, self.shutting_down) {
+            let starts = |k: &&Known| !k.ready && !k.is_over() && k.told_deadline.is_none();
+            let due = self.workers.values().filter(starts).map(|k| k.started + limit).min();
+            let waits = due.is_none_or(|due| self.last < due && timeout.is_some_and(|at| at <= due));
+            require(21, "a start that takes too long has failed", !self.settled || waits, || {
+                format!("due at {due:?}, now {}, next at {timeout:?}", self.last)
+            })?;
+        }
+        if self.shutting_down && !self.exited {
+            let unaware = |k: &Known| k.ready && !k.told_leaving && !k.is_over() && k.aborted_at.is_none();
+            let unaware: Vec<_> =
+                self.workers.iter().filter(|(_, k)| unaware(k)).map(|(id, _)| *id).collect();
+            let rule = "every worker that serves hears at once that the server leaves";
+            require(3, rule, unaware.is_empty(), || format!("{unaware:?} while {:?}", s.state()))?;
         }
         require(7, "refused are open or closed", s.refusing() == self.refusing, || {
             format!("{} of {}", s.refusing(), self.refusing)

@@ -15,6 +15,9 @@ pub struct WorkerObserver {
     closed: u64,
     cut: u64,
     phase: Phase,
+    /// It was told that the server leaves, and said so to those who ask for readiness.
+    server_leaves: bool,
+    not_ready: bool,
     /// The earliest end that was ever ordered.
     deadline: Option<Instant>,
     aborted_at: Option<Instant>,
@@ -39,6 +42,8 @@ impl WorkerObserver {
             closed: 0,
             cut: 0,
             phase: Phase::Serving,
+            server_leaves: false,
+            not_ready: false,
             deadline: None,
             aborted_at: None,
             last_deal: false,
@@ -73,13 +78,23 @@ impl WorkerObserver {
             Input::SupervisorGone { .. } if !self.supervisor_gone => {
                 self.supervisor_gone = true;
                 self.last_deal = true;
+                self.server_leaves = true;
                 self.ends_at(now + w.policy().shutdown_timeout);
             }
             Input::Order { message, .. } => match message {
-                ToWorker::Drain { remaining } => self.ends_at(now + *remaining),
-                ToWorker::Abort => self.ends_at(now),
+                ToWorker::LameDuck => self.server_leaves = true,
+                ToWorker::Drain { remaining } => {
+                    self.server_leaves = true;
+                    self.ends_at(now + *remaining);
+                }
+                ToWorker::Retire { remaining } => self.ends_at(now + *remaining),
+                ToWorker::Abort => {
+                    // Who was told to retire before is at its own end only.
+                    self.server_leaves |= self.deadline.is_none();
+                    self.ends_at(now);
+                }
                 ToWorker::LastDeal => self.last_deal = true,
-                ToWorker::Start { .. } | ToWorker::Deal { .. } | ToWorker::LameDuck => {}
+                ToWorker::Start { .. } | ToWorker::Deal { .. } => {}
             },
             _ => {}
         }
@@ -106,6 +121,13 @@ impl WorkerObserver {
         require(7, "after its exit a worker does nothing", !self.exited, || format!("{output:?}"))?;
         let open = self.opened - self.closed;
         match output {
+            Output::NotReady => {
+                let news = self.server_leaves && !self.not_ready;
+                self.not_ready = true;
+                require(3, "a worker is not ready when its server leaves, and said so once", news, || {
+                    format!("at {now}, the server leaves: {}", self.server_leaves)
+                })
+            }
             Output::Phase(phase) => self.entered(now, *phase),
             Output::StopHost => {
                 let right = open == 0 && !self.stop_host && self.last_deal;
@@ -144,6 +166,8 @@ impl WorkerObserver {
     fn entered(&mut self, now: Instant, phase: Phase) -> Result<(), Violation> {
         let before = std::mem::replace(&mut self.phase, phase);
         require(14, "phases only go forward", phase > before, || format!("{phase:?} after {before:?}"))?;
+        let first = phase != Phase::LameDuck || self.not_ready;
+        require(3, "readiness goes first", first, || format!("{phase:?}"))?;
         if phase != Phase::Aborting {
             return Ok(());
         }
@@ -167,6 +191,9 @@ impl WorkerObserver {
         check_worker(w)?;
         let open = self.opened - self.closed;
         require(7, "opened are open or closed", w.open() == open, || format!("{} of {open}", w.open()))?;
+        let ready = !self.not_ready && self.was_ready && !self.exited;
+        let rule = "a worker is not ready from the moment on at which it hears that its server leaves";
+        require(3, rule, !self.server_leaves || !ready, || format!("{:?} at {now}", w.state()))?;
         let idle = open == 0 && self.last_deal && self.phase == Phase::Draining && !self.exited;
         let rule = "a worker without connections stops its application at once";
         require(18, rule, !idle || self.stop_host, || format!("{:?} at {now}", w.state()))?;

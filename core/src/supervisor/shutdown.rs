@@ -65,10 +65,12 @@ impl Supervisor {
             self.delay_until = Some(now + self.policy.drain_delay);
             self.report(Event::Delaying { delay: self.policy.drain_delay });
             self.output(Output::Phase(Phase::LameDuck));
-            self.stop_booting(now);
-            for worker in self.workers_where(|p| p.state == WorkerState::Ready) {
+            let mut leaving = self.workers_where(|p| p.state == WorkerState::Ready);
+            leaving.extend(self.on_their_way_out().into_iter().map(|(worker, _)| worker));
+            for worker in leaving {
                 self.tell(worker, ToWorker::LameDuck);
             }
+            self.stop_booting(now);
         }
     }
 
@@ -115,6 +117,11 @@ impl Supervisor {
         self.extend_timeout(now);
         if planted!(NoDeadline) {
             self.deadline = None;
+        }
+        // Whoever retires keeps its deadline, which is the earlier one, and hears that the server is not ready any more.
+        for (worker, own) in self.on_their_way_out() {
+            let remaining = own.unwrap_or(deadline).since(now);
+            self.tell(worker, ToWorker::Drain { remaining });
         }
         self.stop_booting(now);
         let old = self.serving_generation;

@@ -23,6 +23,8 @@ pub(super) struct Proc {
     pub requests: u64,
     /// When it was started; once it serves, since when.
     pub since: Instant,
+    /// When it has to be ready, at the latest.
+    pub ready_by: Option<Instant>,
     pub kill_at: Option<Instant>,
     pub deadline: Option<Instant>,
     /// It was told to go, or asked to, while the server serves on.
@@ -55,6 +57,12 @@ impl Proc {
         }
     }
 
+    /// When it is waited for no longer; `None` where nobody waits.
+    pub fn give_up_at(&self) -> Option<Instant> {
+        let starts = matches!(self.state, WorkerState::Spawned | WorkerState::Booting) && !self.start_failed;
+        self.ready_by.filter(|_| starts)
+    }
+
     /// When it is to be told that the deadline is here.
     pub fn abort_at(&self) -> Option<Instant> {
         self.deadline.filter(|_| self.state == WorkerState::Draining)
@@ -84,6 +92,7 @@ impl Supervisor {
             closed: 0,
             requests: 0,
             since: now,
+            ready_by: self.policy.startup_timeout.map(|time| now + time),
             kill_at: None,
             deadline: None,
             retiring: false,
@@ -123,8 +132,17 @@ impl Supervisor {
                 p.kill_at = None;
             }
             p.retiring = !for_server;
-            self.tell(worker, ToWorker::Drain { remaining: deadline.since(now) });
+            let remaining = deadline.since(now);
+            let order =
+                if for_server { ToWorker::Drain { remaining } } else { ToWorker::Retire { remaining } };
+            self.tell(worker, order);
         }
+    }
+
+    /// Those that are on their way out while the server stayed, with their deadlines.
+    pub(super) fn on_their_way_out(&self) -> Vec<(WorkerId, Option<Instant>)> {
+        let leaves = |p: &Proc| p.state == WorkerState::Draining && p.retiring;
+        self.procs.iter().filter(|(_, p)| leaves(p)).map(|(id, p)| (*id, p.deadline)).collect()
     }
 
     /// Lets one worker finish what it has while the server serves on.
@@ -174,6 +192,23 @@ impl Supervisor {
         }
         for worker in self.workers_where(|p| p.kill_at.is_some_and(|at| at <= now)) {
             self.kill(worker);
+        }
+    }
+
+    /// A worker that hangs while it starts has failed to start, as one that ended has: nothing waits for it any more, not even
+    /// for its process to be gone.
+    pub(super) fn enforce_startup_timeout(&mut self, now: Instant) {
+        let overdue = |p: &Proc| p.give_up_at().is_some_and(|at| at <= now);
+        for worker in self.workers_where(overdue) {
+            // What became of the one before may have ended this one as well.
+            let Some(p) = self.procs.get_mut(&worker).filter(|p| overdue(p)) else { continue };
+            p.start_failed = true;
+            p.retiring = true;
+            let (number, generation) = (p.number, p.generation);
+            let timeout = self.policy.startup_timeout.unwrap_or_default();
+            self.report(Event::WorkerStartTimedOut { worker: number, timeout });
+            self.kill(worker);
+            self.start_failed(now, number, generation);
         }
     }
 
@@ -372,12 +407,18 @@ impl Supervisor {
         self.another_death(now, dead.number);
     }
 
-    /// Replaces a worker: at once the first time, then with growing pauses, then not at all.
+    /// Somebody serves, and has done so for a while: whatever keeps the others from starting, it is not down.
+    fn serves_in_earnest(&self, now: Instant) -> bool {
+        let stable = |p: &Proc| p.state == WorkerState::Ready && now.since(p.since) >= STABLE_AFTER;
+        self.procs.values().any(stable)
+    }
+
+    /// Replaces a worker: at once the first time, then with growing pauses, and not at all when nobody serves any more.
     fn another_death(&mut self, now: Instant, number: u32) {
         let slot = &mut self.slots[number as usize - 1];
         slot.deaths = slot.deaths.saturating_add(1);
         let deaths = slot.deaths;
-        if deaths >= CRASH_LOOP_DEATHS {
+        if deaths >= CRASH_LOOP_DEATHS && !self.serves_in_earnest(now) {
             self.report(Event::CrashLoop { deaths });
             return self.give_up(now, exit::CRASH_LOOP);
         }
@@ -405,6 +446,7 @@ impl Supervisor {
     /// Starts the workers that are due.
     pub(super) fn fill_slots(&mut self, now: Instant) {
         self.enforce_deadlines(now);
+        self.enforce_startup_timeout(now);
         for index in 0..self.slots.len() {
             let number = index as u32 + 1;
             if self.slots[index].spawn_at.is_some_and(|at| at <= now) {

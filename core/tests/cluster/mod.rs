@@ -585,6 +585,7 @@ impl Cluster {
             match output {
                 WorkerOutput::Send(message) => proc.outbox.push_back(message),
                 WorkerOutput::Phase(phase) => self.each_connection_of(id, ConnectionInput::Phase(phase))?,
+                WorkerOutput::NotReady => {}
                 WorkerOutput::StopHost => proc.app_stopping = true,
                 WorkerOutput::CloseAll => {
                     for i in self.clients_of(id) {

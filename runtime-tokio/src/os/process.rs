@@ -21,12 +21,20 @@ use super::listener::OsSocket;
 use crate::listener::Accepted;
 use crate::worker_host::{HostEvent, Order, WorkerHost, WorkerId};
 
+/// Signals that come to a whole process group or control group, and so to workers before they can say what the
+/// signals mean to them. They would be deadly by default.
+///
+/// A worker's process begins with them blocked: they wait. Whoever runs in it installs handlers and then lets
+/// them through, before there is code of the application's, whose own processes would inherit the mask.
+/// SIGTERM is then [`crate::worker::WorkerHandle::retire_me`], the others mean nothing.
+pub const HELD_BACK: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+
 /// Starts workers as processes.
 ///
 /// Everything about the process that is the application's business (program, arguments, environment) comes
 /// from a function; what the host adds is the control line, and a clean slate: no signal handler, no blocked
-/// signal, SIGINT ignored (Ctrl-C reaches the whole process group, and only the supervisor is to act on it),
-/// nothing on standard input.
+/// signal but [`HELD_BACK`], SIGINT ignored (Ctrl-C reaches the whole process group, and only the supervisor is
+/// to act on it), nothing on standard input.
 pub struct OsWorkerHost {
     command: Box<dyn FnMut(u32, u32) -> Command + Send>,
     workers: BTreeMap<WorkerId, Process>,
@@ -393,7 +401,7 @@ fn start(command: &mut Command, workers_end: BorrowedFd<'_>) -> io::Result<Pid> 
         .ok_or_else(|| io::Error::other(format!("the kernel gave pid {id}")))
 }
 
-/// In the child: handlers off, SIGINT ignored, nothing blocked. What was ignored when pounce was started
+/// In the child: handlers off, SIGINT ignored, nothing blocked but [`HELD_BACK`]. What was ignored when pounce was started
 /// (nohup) stays ignored.
 fn clean_signals() -> io::Result<()> {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();
@@ -416,9 +424,12 @@ fn clean_signals() -> io::Result<()> {
         if libc::signal(libc::SIGINT, libc::SIG_IGN) == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }
-        let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigemptyset(none.as_mut_ptr());
-        if libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) != 0 {
+        let mut held_back = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(held_back.as_mut_ptr());
+        for signal in HELD_BACK {
+            libc::sigaddset(held_back.as_mut_ptr(), signal);
+        }
+        if libc::sigprocmask(libc::SIG_SETMASK, held_back.as_ptr(), std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
     }

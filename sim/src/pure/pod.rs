@@ -798,6 +798,8 @@ impl World<'_> {
             }
             match output {
                 WorkerOutput::Send(message) => self.send(pod, worker, message),
+                // Probes here ask the pod as a whole.
+                WorkerOutput::NotReady => {}
                 WorkerOutput::Phase(phase) => {
                     let process = &mut self.pods[pod as usize].workers[worker as usize];
                     process.phase = process.phase.max(phase);

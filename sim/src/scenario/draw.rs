@@ -55,6 +55,7 @@ impl Scenario {
             } as u32,
             drain_delay_ms: if swarm.drain_delay { rng.log_between(100, 15_000) } else { 0 },
             shutdown_timeout_ms: rng.log_between(500, 30_000),
+            startup_timeout_ms: draw_startup_timeout(seed, &app),
             keepalive_linger_ms: rng.pick(&[0, 50, 200, 500, 500, 2000]),
             keep_alive_timeout_ms: rng.pick(&[1000, 5000, 75_000, 75_000]),
             header_timeout_ms: rng.pick(&[1000, 10_000, 10_000]),
@@ -324,6 +325,13 @@ impl Swarm {
             },
         }
     }
+}
+
+/// Long enough for every start that does not hang, and from a source of its own: what else a seed means stays what it was.
+fn draw_startup_timeout(seed: u64, app: &App) -> Option<u64> {
+    let mut rng = Rng::fork(seed, 3);
+    let spare = 100 + rng.log_between(1, 4000);
+    rng.chance(60).then(|| app.boot.max_ms() + spare)
 }
 
 fn draw_latency(rng: &mut Rng) -> Dist {

@@ -10,6 +10,8 @@ pub struct Server {
     pub workers: u32,
     pub drain_delay_ms: u64,
     pub shutdown_timeout_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup_timeout_ms: Option<u64>,
     pub keepalive_linger_ms: u64,
     pub keep_alive_timeout_ms: u64,
     pub header_timeout_ms: u64,
@@ -30,6 +32,7 @@ impl Server {
         let seconds = |ms: u64| ms as f64 / 1000.0;
         Policy::new(PolicySettings {
             shutdown_timeout: seconds(self.shutdown_timeout_ms),
+            startup_timeout: self.startup_timeout_ms.map(seconds),
             drain_delay: seconds(self.drain_delay_ms),
             keepalive_linger: seconds(self.keepalive_linger_ms),
             keep_alive_timeout: seconds(self.keep_alive_timeout_ms),
