@@ -119,6 +119,7 @@ impl Scenario {
                 }
             }
         }
+        scenario.draw_rare();
         match profile {
             Profile::Rollout => scenario.make_right(rng),
             Profile::Lite if rng.chance(50) => scenario.make_right(rng),
@@ -165,7 +166,7 @@ impl Scenario {
             kinds.push(RequestKind::Pipelined { depth: rng.between(2, 4) as u32 });
         }
         if swarm.disconnects {
-            kinds.push(RequestKind::Disconnect { after_ms: rng.log_between(1, 500) });
+            kinds.push(RequestKind::Disconnect { after_ms: rng.log_between(1, 500), reset: false });
         }
         let request = rng.pick(&kinds);
         let l4 = self.balancers.iter().position(|b| b.layer == Layer::L4);
