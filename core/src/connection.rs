@@ -285,7 +285,7 @@ impl Connection {
 
     /// Moves along `edge`, if the table has it here.
     fn go(&mut self, now: Instant, edge: Edge) -> bool {
-        match self.state.next(edge) {
+        match self.state.step(edge) {
             Some(to) => {
                 self.state = to;
                 self.since = now;

@@ -318,3 +318,25 @@ impl fmt::Display for Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(ms: u64) -> String {
+        Seconds(Duration::from_millis(ms)).to_string()
+    }
+
+    #[test]
+    fn a_duration_in_the_log_has_the_digits_that_it_was_set_with() {
+        assert_eq!(
+            [1356, 30_000, 12_720, 100, 0].map(seconds),
+            ["1.356s", "30.0s", "12.72s", "0.1s", "0.0s"]
+        );
+        for ms in 0..100_000 {
+            let text = seconds(ms);
+            let digits = text.trim_end_matches('s').split_once('.').map_or(0, |(_, digits)| digits.len());
+            assert!((1..=3).contains(&digits), "{ms} ms is written as {text}");
+        }
+    }
+}

@@ -15,6 +15,8 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+#[cfg(feature = "coverage")]
+pub mod coverage;
 pub mod event;
 pub mod invariants;
 #[cfg(feature = "mutants")]

@@ -360,7 +360,7 @@ impl Supervisor {
     }
 
     fn go(&mut self, edge: Edge) -> bool {
-        match self.state.next(edge) {
+        match self.state.step(edge) {
             Some(to) => {
                 self.state = to;
                 true

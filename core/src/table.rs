@@ -1,7 +1,8 @@
 //! The one transition table of a machine, and its renderings.
 //!
 //! [`machine!`](crate::machine) makes a state enum, an edge enum and the function `State::next` from one list. A
-//! machine moves only through `next`; the tests print the list as a matrix, the documentation as a diagram.
+//! machine moves only through `next`; the tests print the list as a matrix, the documentation as a diagram. With the
+//! feature `coverage`, every step is counted (see `coverage.rs`).
 
 /// Declares the states and edges of a machine:
 ///
@@ -42,6 +43,27 @@ macro_rules! machine {
                     #[allow(unreachable_patterns)]
                     _ => None,
                 }
+            }
+
+            /// [`Self::next`] of a machine that moves, which the feature `coverage` counts.
+            pub(crate) fn step(self, edge: $Edge) -> Option<$State> {
+                #[cfg(feature = "coverage")]
+                Self::steps(|counts| {
+                    let cell = &counts[self as usize * $Edge::ALL.len() + edge as usize];
+                    cell.set(cell.get() + 1);
+                });
+                self.next(edge)
+            }
+
+            /// How often this thread's machines took each edge in each state, states outermost.
+            #[cfg(feature = "coverage")]
+            pub(crate) fn steps<T>(with: impl FnOnce(&[std::cell::Cell<u64>]) -> T) -> T {
+                const CELLS: usize = $State::ALL.len() * $Edge::ALL.len();
+                thread_local! {
+                    static COUNTS: [std::cell::Cell<u64>; CELLS] =
+                        const { [const { std::cell::Cell::new(0) }; CELLS] };
+                }
+                COUNTS.with(|counts| with(counts))
             }
         }
 

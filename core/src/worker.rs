@@ -198,7 +198,7 @@ impl Worker {
     }
 
     fn go(&mut self, edge: Edge) -> bool {
-        match self.state.next(edge) {
+        match self.state.step(edge) {
             Some(to) => {
                 self.state = to;
                 true

@@ -248,6 +248,15 @@ fn a_worker_that_is_done_may_let_its_executor_threads_finish() {
 }
 
 #[test]
+fn a_worker_whose_last_word_is_heard_late_is_not_killed_for_it() {
+    let mut server = Server::started(1, |_| {});
+    server.signal(Signal::Term);
+    server.now = server.now + seconds(10.0) + KILL_GRACE;
+    server.says(1, FromWorker::Stopped { cut: 0, requests: 0, clean: true });
+    assert!(!server.has_said(&Output::Kill { worker: 1 }));
+}
+
+#[test]
 fn a_worker_that_aborts_by_its_own_clock_is_reported_as_forced() {
     let mut server = Server::started(1, |_| {});
     server.signal(Signal::Term);

@@ -190,6 +190,7 @@ impl<N: SimNet> Running<N> {
         duration_ms: u64,
         fresh: bool,
     ) -> Result<(), Failure> {
+        use pounce_runtime_tokio::listener::Stream;
         self.last_refused = None;
         let connected = self.connection(fresh).await;
         let mut conn = match connected {
@@ -218,11 +219,16 @@ impl<N: SimNet> Running<N> {
         let mut closing = false;
         for id in ids {
             let answer = match kind {
-                RequestKind::Disconnect { after_ms } => {
+                RequestKind::Disconnect { after_ms, reset } => {
                     let limit = Duration::from_millis(after_ms);
                     match tokio::time::timeout(limit, conn.read_answer(piece, pause)).await {
                         Ok(answer) => answer?,
-                        Err(_) => return Err(Failure::GaveUp),
+                        Err(_) => {
+                            if reset {
+                                conn.stream.reset_on_drop();
+                            }
+                            return Err(Failure::GaveUp);
+                        }
                     }
                 }
                 _ => conn.read_answer(piece, pause).await?,

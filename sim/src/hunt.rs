@@ -1,4 +1,4 @@
-//! Plants each bug in turn and looks how many seeds it takes to find it.
+//! Plants each bug in turn and looks how many seeds it takes to find it, and how short a story the finding shrinks to.
 //! `sim hunt [BUG] [--seeds N] [--from SEED]`
 
 use std::process::ExitCode;
@@ -10,6 +10,9 @@ use pounce_core::mutants::{Mutant, Planted};
 
 use crate::engine;
 use crate::scenario::{Scenario, Seed};
+use crate::shrink::shrink;
+use crate::story;
+use crate::trace::Line;
 
 /// One hunt.
 #[derive(Clone, Debug)]
@@ -18,6 +21,18 @@ pub struct Hunt {
     /// The seed that found it, counted from the first one tried, and what it showed.
     pub found: Option<(u64, u64, String)>,
     pub took: Duration,
+    /// The lines of the shrunk finding's timeline.
+    pub story: Vec<Line>,
+}
+
+impl Hunt {
+    /// The median and the most of the lines that the findings of `hunts` shrink to.
+    pub fn story_lines(hunts: &[Hunt]) -> (usize, usize) {
+        let mut lines: Vec<usize> =
+            hunts.iter().filter(|hunt| hunt.found.is_some()).map(|hunt| hunt.story.len()).collect();
+        lines.sort_unstable();
+        (lines.get(lines.len() / 2).copied().unwrap_or(0), lines.last().copied().unwrap_or(0))
+    }
 }
 
 /// Hunts `mutants` with up to `most` seeds each, from `base` on.
@@ -39,7 +54,12 @@ pub fn hunt(mutants: &[Mutant], base: u64, most: u64, threads: usize) -> Vec<Hun
                         let outcome = engine::run(&Scenario::draw(seed));
                         outcome.verdict.problems.first().map(|problem| (nth + 1, seed, problem.clone()))
                     });
-                    let hunt = Hunt { mutant, found, took: began.elapsed() };
+                    let took = began.elapsed();
+                    let story = found.as_ref().map(|(_, seed, _)| {
+                        let outcome = engine::run(&shrink(&Scenario::draw(*seed)));
+                        story::tell(&outcome.lines, &outcome.verdict.problems)
+                    });
+                    let hunt = Hunt { mutant, found, took, story: story.unwrap_or_default() };
                     hunts.lock().unwrap_or_else(PoisonError::into_inner).push(hunt);
                 }
             });

@@ -108,6 +108,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct BootFaults {
     pub crashes: u32,
     pub hangs: u32,
+    /// No process can be started.
+    pub no_descriptors: bool,
 }
 
 impl Instance {
@@ -446,6 +448,11 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
     type Io = Io;
 
     fn spawn(&mut self, worker: WorkerId, number: u32, generation: u32) -> io::Result<()> {
+        if lock(&self.boot_faults).no_descriptors {
+            crate::marks::hit("a worker's process could not be started");
+            // EMFILE
+            return Err(io::Error::from_raw_os_error(24));
+        }
         let world = Arc::clone(&self.instance.world);
         let seed = world.scenario.seed.0;
         let process = Process::new(world.process_id(), seed, self.shuffle);
@@ -533,6 +540,12 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(boot_ms)).await;
+            // Of two applications that do not start, one says why.
+            if crashes && Rng::fork(seed, 9000 + me.id()).chance(50) {
+                crate::marks::hit("an application did not start");
+                instance.say(format!("the application of worker {number} does not start"));
+                return handle.start_failed("ImportError: no module named 'app'".to_owned());
+            }
             if crashes {
                 crate::marks::hit("a worker died while starting");
                 instance.say(format!("worker {number} crashes while it starts"));

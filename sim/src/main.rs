@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: sim soak [--minutes N]            fresh seeds until the time is over
-       sim run FILE [--engine NAME] [--svg OUT]
+       sim run FILE [--engine NAME] [--all] [--svg OUT]
                                          one scenario from a file, as a timeline; on the network
                                          turmoil-net (the fast one) or turmoil
        sim hunt [BUG] [--seeds N]        how many seeds each planted bug takes
-       sim replay SEED                   one scenario from its seed, as a timeline
+       sim replay SEED [--all]           one scenario from its seed, as a timeline
        sim simulate FILE [...]           how many requests a deployment loses
 ";
 

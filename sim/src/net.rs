@@ -26,6 +26,8 @@ use std::io;
 use pounce_runtime_tokio::listener::{Listener, Socket, Stream};
 use tokio::time::Instant;
 
+use crate::trace::since_start;
+
 /// A machine, or a pod: something with an address of its own.
 pub type HostId = u32;
 
@@ -80,7 +82,7 @@ pub trait SimNet: Clone + Send + Sync + 'static {
 }
 
 /// What happened to a connection at the server's side, for the oracle. Times as the trace has them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Facts {
     /// The handshake ended in the accept queue.
     pub queued: Option<Instant>,
@@ -100,4 +102,27 @@ pub struct Ended {
     pub reset: bool,
     /// The process was killed; nobody decided to close this connection.
     pub killed: bool,
+}
+
+/// In the run's own time, so that two runs of one seed say the same.
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |at: Instant| since_start(at).as_millis();
+        match self.queued {
+            Some(at) => write!(f, "[in the accept queue at {} ms", ms(at))?,
+            None => write!(f, "[never in the accept queue")?,
+        }
+        if let Some(owner) = self.owner {
+            write!(f, ", then of process {owner}")?;
+        }
+        if let Some(ended) = self.ended {
+            let how = match (ended.killed, ended.reset) {
+                (true, _) => "killed",
+                (false, true) => "reset",
+                (false, false) => "closed",
+            };
+            write!(f, ", {how} at {} ms after {} bytes", ms(ended.at), ended.delivered)?;
+        }
+        write!(f, ", {} bytes in all]", self.delivered)
+    }
 }

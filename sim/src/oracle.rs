@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use pounce_core::policy::{CLOSE_LINGER, CLOSE_SETTLE, FRESH_LINGER, KILL_GRACE, STABLE_AFTER};
+use pounce_core::policy::{CLOSE_LINGER, CLOSE_SETTLE, EXIT_GRACE, FRESH_LINGER, KILL_GRACE, STABLE_AFTER};
+use pounce_core::supervisor::exit;
 
 use crate::http1::Failure;
 use crate::instance::{History, Instance, WorkerEnd};
@@ -348,9 +349,17 @@ impl Judge<'_> {
         }
     }
 
-    /// The end of all patience with a queue that cannot be emptied.
+    /// The end of all patience with a queue that cannot be emptied, or was not while the supervisor had no CPU.
     fn bounded_close(&self, history: &History) -> bool {
-        self.has_fault(|f| matches!(f, FaultKind::OutOfDescriptors { .. })) && history.stop.is_some()
+        let s = &self.world.scenario.server;
+        let overdue = |stop: u64| {
+            let end = stop + s.drain_delay_ms + s.shutdown_timeout_ms + EXIT_GRACE.as_millis() as u64;
+            history.exited.is_some_and(|(at, code)| at >= end && code == exit::FORCED)
+        };
+        let frozen = self.has_fault(|f| matches!(f, FaultKind::FreezeSupervisor { .. }));
+        history.stop.is_some_and(|stop| {
+            self.has_fault(|f| matches!(f, FaultKind::OutOfDescriptors { .. })) || (frozen && overdue(stop))
+        })
     }
 
     /// Between the attempt's start and its end one server on its pod was over, or the next was not there yet.

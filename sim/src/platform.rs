@@ -537,10 +537,12 @@ impl<N: SimNet> Cluster<N> {
                     .trace
                     .say("fault", format!("pod-{} is out of descriptors for {for_ms} ms", pod.host));
                 self.net.out_of_descriptors(pod.host, true);
+                lock(&pod.boot_faults).no_descriptors = true;
                 let (net, host) = (self.net.clone(), pod.host);
                 self.net.spawn(KUBELET, async move {
                     sleep_ms(for_ms).await;
                     net.out_of_descriptors(host, false);
+                    lock(&pod.boot_faults).no_descriptors = false;
                 });
                 return;
             }

@@ -4,33 +4,38 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use crate::engine::{Engine, Outcome};
-use crate::picture;
 use crate::scenario::Scenario;
+use crate::shrink::class_of;
+use crate::trace::Line;
+use crate::{picture, story};
 
-const USAGE: &str = "usage: sim run FILE [--engine turmoil-net|turmoil] [--svg OUT]";
+const USAGE: &str = "usage: sim run FILE [--engine turmoil-net|turmoil] [--all] [--svg OUT]";
 
 /// What the command line asks for.
 struct Asked {
     path: String,
     engine: Engine,
+    /// Every line of the timeline.
+    all: bool,
     svg: Option<String>,
 }
 
 fn read(args: &[String]) -> Result<Asked, String> {
-    let (mut path, mut engine, mut svg) = (None, Engine::TurmoilNet, None);
+    let (mut path, mut engine, mut all, mut svg) = (None, Engine::TurmoilNet, false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value =
             |what: &str| args.next().cloned().ok_or_else(|| format!("{arg} needs {what}\n{USAGE}"));
         match arg.as_str() {
             "--engine" => engine = value("the name of an engine")?.parse()?,
+            "--all" => all = true,
             "--svg" => svg = Some(value("the path of the picture")?),
             flag if flag.starts_with('-') => return Err(format!("there is no option {flag}\n{USAGE}")),
             _ if path.is_some() => return Err(format!("one file at a time, not also {arg}\n{USAGE}")),
             _ => path = Some(arg.clone()),
         }
     }
-    Ok(Asked { path: path.ok_or(USAGE)?, engine, svg })
+    Ok(Asked { path: path.ok_or(USAGE)?, engine, all, svg })
 }
 
 /// Runs the command.
@@ -57,7 +62,8 @@ pub fn main(args: &[String]) -> ExitCode {
         eprintln!("{}: this network knows no {}; nothing happens then", asked.engine.name(), fault.name());
     }
     let outcome = asked.engine.run(&scenario);
-    print!("{}", report(&scenario, &outcome));
+    let tell = if asked.all { report_all } else { report };
+    print!("{}", tell(&scenario, &outcome));
     if let Some(out) = &asked.svg
         && let Err(error) = std::fs::write(out, picture::svg(&outcome))
     {
@@ -67,10 +73,19 @@ pub fn main(args: &[String]) -> ExitCode {
     ExitCode::from(u8::from(!outcome.is_good()))
 }
 
-/// The timeline of a run, what was wrong with its settings, and what came of it.
+/// The timeline of a run, told in short (see [`story`]), what was wrong with its settings, and what came of it.
 pub fn report(scenario: &Scenario, outcome: &Outcome) -> String {
+    report_of(&story::tell(&outcome.lines, &outcome.verdict.problems), scenario, outcome)
+}
+
+/// [`report`] with every line.
+pub fn report_all(scenario: &Scenario, outcome: &Outcome) -> String {
+    report_of(&outcome.lines, scenario, outcome)
+}
+
+fn report_of(lines: &[Line], scenario: &Scenario, outcome: &Outcome) -> String {
     let mut text = format!("seed {} profile={}\n", scenario.seed, scenario.profile.name());
-    for line in &outcome.lines {
+    for line in lines {
         let _ = writeln!(text, "{line}");
     }
     let verdict = &outcome.verdict;
@@ -81,8 +96,15 @@ pub fn report(scenario: &Scenario, outcome: &Outcome) -> String {
     for violation in scenario.violations() {
         let _ = writeln!(text, "  does not hold: {violation}");
     }
-    for problem in &verdict.problems {
-        let _ = writeln!(text, "PROBLEM: {problem}");
+    let alike = |a: &String, b: &String| class_of(a) == class_of(b);
+    for problems in verdict.problems.chunk_by(alike) {
+        let _ = write!(text, "PROBLEM: {}", problems[0]);
+        let more = problems.len() - 1;
+        let _ = writeln!(
+            text,
+            "{}",
+            if more > 0 { format!(" (and {more} more like it)") } else { String::new() }
+        );
     }
     text
 }

@@ -9,6 +9,7 @@ mod fault;
 mod file;
 mod inequalities;
 mod platform;
+mod rare;
 mod server;
 mod traffic;
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::scenario::{Scenario, Seed};
-use crate::shrink;
 use crate::tally::{Tally, run_seeds};
+use crate::{coverage, regressions, shrink};
 
 /// Runs the command.
 #[allow(
@@ -42,7 +42,8 @@ pub fn main(args: &[String]) -> ExitCode {
             println!("\nseed {}: {}", Seed(*seed), problems.first().map_or("", String::as_str));
             println!("  replay: SEED={} cargo test -p sim replay -- --nocapture", Seed(*seed));
             let small = shrink::shrink(&Scenario::draw(*seed));
-            println!("  shrunk to:\n{}", small.to_toml());
+            let problem = problems.first().map_or("", String::as_str);
+            println!("  {}", regressions::keep(&regressions::folder(), &small, problem));
         }
         total.merge(tally);
         let seconds = began.elapsed().as_secs_f64();
@@ -58,7 +59,7 @@ pub fn main(args: &[String]) -> ExitCode {
         );
         let _ = std::io::Write::flush(&mut std::io::stdout());
     }
-    println!("\n\n{}\n{}", total.summary(), total.mark_table());
+    println!("\n\n{}{}\n{}", total.summary(), coverage::summary(&total.cells), total.mark_table());
     let never = total.missing_marks();
     if !never.is_empty() {
         println!("a long run must meet every mark; these never happened: {never:?}");

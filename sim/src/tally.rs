@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::coverage;
 use crate::engine::{self, Outcome};
 use crate::oracle::Cause;
 use crate::scenario::{Profile, Scenario};
@@ -25,6 +26,8 @@ pub struct Tally {
     pub causes: BTreeMap<Cause, u64>,
     /// How often, and the first seed.
     pub marks: BTreeMap<&'static str, (u64, u64)>,
+    /// How often each cell of the core's tables was reached.
+    pub cells: coverage::Counts,
     /// Seeds whose runs had a problem.
     pub bad: Vec<(u64, Vec<String>)>,
 }
@@ -77,6 +80,7 @@ impl Tally {
             entry.0 += count;
             entry.1 = entry.1.min(seed);
         }
+        coverage::merge(&mut self.cells, other.cells);
         self.bad.extend(other.bad);
     }
 
@@ -145,9 +149,11 @@ pub const MUST_HAPPEN: &[&str] = &[
     "a handshake ended at a closed listener",
     "a request was tried again",
     "a worker died while starting",
+    "a worker's process could not be started",
     "a worker never got ready",
     "accept failed for want of a descriptor",
     "all_stopped",
+    "an application did not start",
     "boot-crash",
     "boot-hang",
     "client-timeout",
@@ -207,13 +213,15 @@ pub fn run_seeds(base: u64, count: u64, threads: usize) -> Tally {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= count {
-                        return;
+                        break;
                     }
                     let seed = base.wrapping_add(index);
                     let scenario = Scenario::draw(seed);
                     let outcome = engine::run(&scenario);
                     tally.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &scenario, &outcome);
                 }
+                let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                coverage::merge(&mut tally.cells, coverage::take());
             });
         }
     });

@@ -1,6 +1,7 @@
 //! What happened, line by line and as one number.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -27,12 +28,17 @@ impl Hash {
 
     /// A time of the paused clock, whose zero is another in each run: relative to the run's start.
     pub fn time(&mut self, at: Instant) {
-        self.number(START.with(|start| start.get().map_or(0, |s| (at - s).as_nanos() as u64)));
+        self.number(since_start(at).as_nanos() as u64);
     }
 
     pub fn value(self) -> u64 {
         self.0
     }
+}
+
+/// Since the run on this thread began.
+pub fn since_start(at: Instant) -> Duration {
+    START.get().map_or(Duration::ZERO, |start| at - start)
 }
 
 thread_local! {

@@ -1,10 +1,9 @@
 //! A bug that every layer must report. If this passes unnoticed, nothing else that passes means anything.
 
 use pounce_core::mutants::{Mutant, Planted};
-use sim::engine;
 use sim::run::report;
 use sim::scenario::Scenario;
-use sim::shrink;
+use sim::{engine, shrink, story};
 
 /// The first seed that finds `mutant`.
 fn found(mutant: Mutant) -> Scenario {
@@ -30,5 +29,6 @@ fn a_failing_scenario_shrinks_to_a_story_that_fits_on_a_screen() {
     let outcome = engine::run(&small);
     assert!(!outcome.is_good(), "what is left still fails");
     assert!(small.clients.len() <= 2, "{} clients are left", small.clients.len());
-    assert!(outcome.lines.len() <= 60, "{}", report(&small, &outcome));
+    let story = story::tell(&outcome.lines, &outcome.verdict.problems);
+    assert!(story.len() <= 20, "{}", report(&small, &outcome));
 }

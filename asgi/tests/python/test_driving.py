@@ -38,19 +38,6 @@ class Driving(TestCase):
         self.assertFalse(worker.wait_for("stopped")[1][2])
         worker.exit_code()
 
-    def test_a_timer_that_ends_while_the_runtime_is_handed_back_is_not_lost(self):
-        worker = self.served(
-            """
-    async def timers(scope, receive, send):
-        for n in range(100):
-            # Somebody else drives the runtime by now.
-            time.sleep(0.022)
-            await asyncio.sleep(n % 15 * 0.00002)
-        await hello(scope, receive, send)
-"""
-        )
-        self.assertEqual(worker.request("/timers").body, b"hello")
-
     def test_health_is_answered_while_python_computes(self):
         worker = self.served(
             """

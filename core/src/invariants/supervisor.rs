@@ -108,7 +108,8 @@ impl SupervisorObserver {
         self.last = now;
         self.outputs = 0;
         self.settled = true;
-        if self.exited {
+        // Its last output may not have been taken yet.
+        if self.exited || s.state() == State::Exited {
             return Ok(());
         }
         match input {

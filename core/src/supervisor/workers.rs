@@ -48,7 +48,7 @@ impl Proc {
     }
 
     pub fn go(&mut self, edge: WorkerEdge) -> bool {
-        match self.state.next(edge) {
+        match self.state.step(edge) {
             Some(to) => {
                 self.state = to;
                 true
@@ -290,6 +290,8 @@ impl Supervisor {
             FromWorker::Stopped { cut, requests, clean } => {
                 // Its own clock said that the deadline is here before we did.
                 let forced_itself = !clean && p.abort_at().is_some_and(|at| at <= now);
+                // Where the supervisor had no CPU, its timer for the kill is overdue, and the worker is not.
+                let least = if p.state == WorkerState::Aborting { now } else { now + KILL_GRACE };
                 if !p.go(WorkerEdge::Stopped) {
                     return self.ignore();
                 }
@@ -298,7 +300,7 @@ impl Supervisor {
                 p.stopped_said = true;
                 p.closed = p.dealt;
                 let leaves = now + LEAVE_GRACE;
-                p.kill_at = Some(p.kill_at.map_or(leaves, |at| at.min(leaves)));
+                p.kill_at = Some(p.kill_at.map_or(leaves, |at| at.min(leaves)).max(least));
                 if forced_itself {
                     let timeout = self.policy.shutdown_timeout;
                     self.report(Event::WorkerForced { worker: number, timeout });

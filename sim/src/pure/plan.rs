@@ -496,7 +496,7 @@ fn client_of(scenario: &Scenario, client: &scenario::Client) -> ClientPlan {
             plan.head_gap = Span::Fixed(ms(gap_ms));
         }
         RequestKind::Pipelined { depth } => plan.pipelined = depth.saturating_sub(1),
-        RequestKind::Disconnect { after_ms } => {
+        RequestKind::Disconnect { after_ms, .. } => {
             plan.leaves = 1.0;
             plan.patience = Span::Fixed(ms(after_ms));
         }

@@ -120,13 +120,14 @@ impl Scenario {
             }
         }
         // What came later draws from a stream of its own: a seed without it means what it always meant.
-        let late = &mut Rng::fork(seed, 3);
+        let late = &mut Rng::fork(seed, 5);
         let frozen = profile == Profile::Chaos && late.chance(15);
         match late.below(100) {
             0..7 => scenario.draw_early_heads(late),
             7..12 => scenario.draw_equal_patience(late),
             _ => {}
         }
+        scenario.draw_rare();
         match profile {
             Profile::Rollout => scenario.make_right(rng),
             Profile::Lite if rng.chance(50) => scenario.make_right(rng),
@@ -235,7 +236,7 @@ impl Scenario {
             kinds.push(RequestKind::Pipelined { depth: rng.between(2, 4) as u32 });
         }
         if swarm.disconnects {
-            kinds.push(RequestKind::Disconnect { after_ms: rng.log_between(1, 500) });
+            kinds.push(RequestKind::Disconnect { after_ms: rng.log_between(1, 500), reset: false });
         }
         let request = rng.pick(&kinds);
         let l4 = self.balancers.iter().position(|b| b.layer == Layer::L4);

@@ -101,8 +101,10 @@ pub enum RequestKind {
     Pipelined {
         depth: u32,
     },
-    /// The client goes away after a while, mid-request.
+    /// The client goes away after a while, mid-request. `reset`: without an orderly end of the connection.
     Disconnect {
         after_ms: u64,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reset: bool,
     },
 }
