@@ -127,7 +127,7 @@ impl Scenario {
             7..12 => scenario.draw_equal_patience(late),
             _ => {}
         }
-        scenario.draw_rare();
+        let rare = scenario.draw_rare();
         match profile {
             Profile::Rollout => scenario.make_right(rng),
             Profile::Lite if rng.chance(50) => scenario.make_right(rng),
@@ -140,7 +140,7 @@ impl Scenario {
             scenario.server.drain_delay_ms = 0;
             scenario.balancers[0].propagation = Dist::Uniform { min_ms: 500, max_ms: 5000 };
         }
-        if frozen {
+        if frozen && !rare {
             scenario.draw_frozen_linger(late);
         }
         scenario

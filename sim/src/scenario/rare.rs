@@ -7,8 +7,8 @@ use crate::rng::Rng;
 
 impl Scenario {
     /// Adds such a thing to some scenarios with faults. From a stream of its own: a seed without it means what it always
-    /// meant.
-    pub(super) fn draw_rare(&mut self) {
+    /// meant. Returns whether it did.
+    pub(super) fn draw_rare(&mut self) -> bool {
         let rng = &mut Rng::fork(self.seed.0, 4);
         // Faults that were drawn to meet stay as they are.
         let meets = matches!(
@@ -16,7 +16,7 @@ impl Scenario {
             Some(FaultKind::FreezeSupervisor { .. } | FaultKind::FreezeWorker { .. })
         );
         if self.profile != Profile::Chaos || meets || !rng.chance(20) {
-            return;
+            return false;
         }
         let at_ms = rng.between(3000, 5000);
         match rng.below(6) {
@@ -30,6 +30,7 @@ impl Scenario {
                 self.strike(at_ms + rng.between(1, 100), FaultKind::Quit);
             }
         }
+        true
     }
 
     fn strike(&mut self, at_ms: u64, what: FaultKind) {
