@@ -292,7 +292,10 @@ impl Judge<'_> {
                         return (by(history.all_stopped) || over || self.gap(attempt))
                             .then_some(Cause::LateHandshake);
                     }
-                    return (over || self.gap(attempt)).then_some(Cause::Killed).filter(|_| {
+                    // Nobody killed it: it left without looking into its queue, as its deadline allows.
+                    let killed = ended.killed || history.killed.is_some();
+                    let cause = if killed { Cause::Killed } else { Cause::Deadline };
+                    return (over || self.gap(attempt)).then_some(cause).filter(|_| {
                         ended.killed
                             || history.killed.is_some()
                             || history.hurried.is_some()

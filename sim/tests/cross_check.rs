@@ -27,7 +27,7 @@ const REASONS: &[Reason] = &[
         what: "a connection is made when it is accepted, not when it is queued: what waited for a server without a worker until that \
                one drained counts as come during the drain",
         concerns: |scenario| !scenario.faults.is_empty(),
-        losses: &[Loss::Drained, Loss::Killed],
+        losses: &[Loss::Drained, Loss::Killed, Loss::NobodyThere],
     },
     Reason {
         what: "the room in a socket is counted in segments, not in bytes: a large response has left the server at another time, and \
@@ -36,6 +36,16 @@ const REASONS: &[Reason] = &[
             scenario.clients.iter().any(|client| matches!(client.request, RequestKind::EarlyHead { .. }))
         },
         losses: &[Loss::Limit, Loss::Deadline],
+    },
+    Reason {
+        what: "a client pauses for exactly as long as the server keeps its connection: which of the two is first hangs on the tick",
+        concerns: |scenario| {
+            let kept_ms = scenario.server.keep_alive_timeout_ms;
+            let equal =
+                |think: &Dist| matches!(think, Dist::Fixed { ms } if ms + 50 >= kept_ms && *ms <= kept_ms);
+            scenario.clients.iter().any(|client| equal(&client.think))
+        },
+        losses: &[Loss::CloseRace],
     },
 ];
 

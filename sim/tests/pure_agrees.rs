@@ -10,7 +10,7 @@ use sim::engine::{self, Outcome};
 use sim::outcome::{Loss, OutcomeClass};
 use sim::pure::plan::Trouble;
 use sim::pure::{self, Plan};
-use sim::scenario::{Profile, RequestKind, Scenario, Seed};
+use sim::scenario::{Fault, FaultKind, PlatformKind, Profile, RequestKind, Scenario, Seed};
 
 const SCENARIOS: u64 = 600;
 /// A rare race may take many runs to show. Most scenarios take one.
@@ -84,6 +84,17 @@ fn reason(scenario: &Scenario, with_hyper: &Outcome, seen: &BTreeSet<Loss>) -> O
     if scenario.clients.iter().any(|client| matches!(client.request, RequestKind::EarlyHead { .. })) {
         return Some(
             "a request begins while its connection still carries an answer, and here it waits its turn",
+        );
+    }
+    let ends = |fault: &Fault| {
+        matches!(fault.what, FaultKind::Term | FaultKind::Int | FaultKind::Quit | FaultKind::KillSupervisor)
+    };
+    let struck_again = scenario.faults.iter().any(|first| {
+        ends(first) && scenario.faults.iter().any(|next| next.pod == first.pod && next.at_ms > first.at_ms)
+    });
+    if struck_again && matches!(scenario.platform.kind, PlatformKind::Kubernetes | PlatformKind::Ecs) {
+        return Some(
+            "a fault strikes a server that was started again in its pod, and here another pod takes its place",
         );
     }
     let full = with_hyper.lines.iter().any(|line| line.what.contains("(max_connections)"));

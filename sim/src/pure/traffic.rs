@@ -61,6 +61,8 @@ pub(crate) struct Request {
     part_gap: Duration,
     head_gap: Option<Duration>,
     pub client_close: bool,
+    /// How long after it was sent its client leaves.
+    patience: Option<Duration>,
     pub once: bool,
     /// Sent right behind another.
     pub pipelined: bool,
@@ -134,6 +136,7 @@ impl World<'_> {
             part_gap,
             head_gap,
             client_close: false,
+            patience: happens(rng, plan.leaves).then(|| plan.patience.draw(rng)),
             once: happens(rng, plan.not_idempotent),
             pipelined: false,
             followers: Vec::new(),
@@ -144,15 +147,11 @@ impl World<'_> {
             status: None,
             over: false,
         };
-        let leaves = happens(rng, plan.leaves).then(|| plan.patience.draw(rng));
         let id = self.requests.len() as RequestId;
         self.requests.push(request);
         self.outcome.requests += 1;
         self.outstanding += 1;
         self.clients[client as usize].open += 1;
-        if let Some(patience) = leaves {
-            self.after(patience, Event::Leave(id));
-        }
         id
     }
 
@@ -282,7 +281,12 @@ impl World<'_> {
         self.sockets[id as usize].pending.push_back(request);
         let asked = &mut self.requests[request as usize];
         asked.socket = Some(id);
+        let patience = asked.patience;
         let (head_gap, parts, part_gap) = (asked.head_gap, asked.parts, asked.part_gap);
+        if let Some(patience) = patience {
+            self.after(patience, Event::Leave(request));
+        }
+        let asked = &self.requests[request as usize];
         // One write with the request before it: they arrive together.
         let joined = asked.pipelined && head_gap.is_none();
         let mut sent = Duration::ZERO;

@@ -142,6 +142,8 @@ impl Scenario {
         }
         if frozen && !rare {
             scenario.draw_frozen_linger(late);
+        } else if profile == Profile::Chaos && !rare && late.chance(8) {
+            scenario.draw_fresh_at_the_end(late);
         }
         scenario
     }
@@ -174,6 +176,25 @@ impl Scenario {
             let off_ms = rng.pick(&[0, 0, 1, 2]);
             client.think =
                 Dist::Fixed { ms: (self.server.keep_alive_timeout_ms + 1 - off_ms) - 2 * latency_ms };
+        }
+    }
+
+    /// A shutdown that is cut short right after it began, while connections are made all the time: some are accepted and
+    /// their first byte is still on its way.
+    fn draw_fresh_at_the_end(&mut self, rng: &mut Rng) {
+        let at_ms = rng.between(3300, 4500);
+        self.server.drain_delay_ms = 0;
+        self.network.latency = Dist::Uniform { min_ms: 10, max_ms: rng.between(60, 150) };
+        self.faults = vec![
+            Fault { at_ms, pod: 0, what: FaultKind::Int },
+            Fault { at_ms: at_ms + rng.between(1, 20), pod: 0, what: FaultKind::Int },
+        ];
+        for client in &mut self.clients {
+            client.start_ms = at_ms - rng.between(200, 600);
+            client.request = RequestKind::Get;
+            client.keep_alive = false;
+            client.requests = client.requests.max(8);
+            client.think = Dist::ZERO;
         }
     }
 
