@@ -75,6 +75,8 @@ pub struct WorkerRecord {
     pub started: u64,
     /// It said that it drains.
     pub draining: Option<u64>,
+    /// The deadline that it was told.
+    pub drains_until: Option<u64>,
     /// It will never get ready.
     pub hangs: bool,
     pub ended: Option<(u64, WorkerEnd)>,
@@ -425,7 +427,16 @@ impl<Io: Send + 'static> Orders for SimOrders<Io> {
     type Io = Io;
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Order<Io>>>> {
-        self.orders.poll_pop(cx).map(Ok)
+        let order = self.orders.poll_pop(cx);
+        if let Poll::Ready(Some(Order::Message(message))) = &order
+            && let ToWorker::Drain { remaining } | ToWorker::Retire { remaining } = message
+        {
+            let until = self.instance.world.now_ms() + remaining.as_millis() as u64;
+            self.instance.record(&self.process, |record| {
+                record.drains_until = Some(record.drains_until.map_or(until, |before| before.min(until)));
+            });
+        }
+        order.map(Ok)
     }
 
     fn send(&mut self, message: &FromWorker) {
@@ -481,6 +492,7 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
                 process: process.clone(),
                 started: world.now_ms(),
                 draining: None,
+                drains_until: None,
                 hangs: false,
                 ended: None,
                 terminate: Arc::new(move || terminated.notify_one()),

@@ -242,7 +242,10 @@ impl Judge<'_> {
                     return Some(Cause::Draining);
                 }
                 if forced {
-                    return Some(Cause::Deadline);
+                    // What waits for a worker when a shutdown is cut short is refused by the supervisor like what comes later.
+                    let refused = by(history.hurried)
+                        && instance.is_some_and(|i| facts.owner == Some(i.supervisor.id()));
+                    return Some(if refused { Cause::Draining } else { Cause::Deadline });
                 }
                 if by(history.too_many) {
                     return Some(Cause::TooManyConnections);
@@ -286,11 +289,18 @@ impl Judge<'_> {
                 if ended.killed {
                     return self.killed(&history, self.ms(ended.at));
                 }
+                if *failure == Failure::Reset
+                    && let Some(died) = facts.owner.and_then(|owner| self.died(&history, instance, owner))
+                    && (end..=attempt.end_ms).contains(&died)
+                {
+                    // It had ended its side, and was killed before it could read on until the client does.
+                    return self.killed(&history, died);
+                }
                 if facts.owner.is_none() {
                     // In the accept queue, or not even there.
                     if facts.queued.is_none() {
-                        return (by(history.all_stopped) || over || self.gap(attempt))
-                            .then_some(Cause::LateHandshake);
+                        let closed = by(history.all_stopped) || by(history.hurried) || over;
+                        return (closed || self.gap(attempt)).then_some(Cause::LateHandshake);
                     }
                     // Nobody killed it: it left without looking into its queue, as its deadline allows.
                     let killed = ended.killed || history.killed.is_some();
@@ -398,7 +408,6 @@ impl Judge<'_> {
     /// When the worker in process `owner` was at its deadline: by its own clock, or because it was told to.
     fn retired_until(&self, history: &History, owner: u64) -> Option<u64> {
         let worker = history.workers.iter().find(|w| w.process.id() == owner)?;
-        let own = worker.draining.map(|at| at + self.world.scenario.server.shutdown_timeout_ms);
         let gone = worker.ended.map_or(u64::MAX, |(at, _)| at + 5);
         let told = history.log.iter().find_map(|(at, event)| match event {
             pounce_core::Event::WorkerForced { worker: number, .. } => {
@@ -406,7 +415,16 @@ impl Judge<'_> {
             }
             _ => None,
         });
-        [own, told].into_iter().flatten().min()
+        [worker.drains_until, told].into_iter().flatten().min()
+    }
+
+    /// When the process `owner` was killed, if it was.
+    fn died(&self, history: &History, instance: Option<&Arc<Instance>>, owner: u64) -> Option<u64> {
+        if instance.is_some_and(|i| i.supervisor.id() == owner) {
+            return history.killed;
+        }
+        let worker = history.workers.iter().find(|w| w.process.id() == owner)?;
+        worker.ended.and_then(|(at, how)| (!matches!(how, WorkerEnd::Exited(_))).then_some(at))
     }
 
     /// Somebody with the right to it killed a process of this server then: why.

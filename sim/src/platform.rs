@@ -612,8 +612,19 @@ impl<N: SimNet> Cluster<N> {
                 continue;
             }
             let limit = Duration::from_secs(30);
-            let asked = tokio::time::timeout(limit, self.ask(pod.host, "/health")).await;
-            let answered = matches!(asked, Ok(Some(200)));
+            // At max_connections a probe is turned away as well; those that are there come to an end.
+            let tries = if self.world.scenario.server.max_connections.is_some() { 30 } else { 1 };
+            let mut answered = false;
+            for turn in 0..tries {
+                if turn > 0 {
+                    sleep_ms(1000).await;
+                }
+                let asked = tokio::time::timeout(limit, self.ask(pod.host, "/health")).await;
+                answered = matches!(asked, Ok(Some(200)));
+                if answered || instance.is_over() {
+                    break;
+                }
+            }
             if !answered && !instance.is_over() {
                 self.world.problem(format!("pod-{}: serves, and does not answer", pod.host));
             }
