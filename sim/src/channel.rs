@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -92,16 +92,19 @@ impl<T> Channel<T> {
             if at <= Instant::now() {
                 return Poll::Ready(inner.items.pop_front().map(|(_, item)| item));
             }
-            let sleep = match &mut inner.sleep {
-                Some(sleep) => {
-                    sleep.as_mut().reset(at);
-                    sleep
-                }
-                none => none.insert(Box::pin(tokio::time::sleep_until(at))),
-            };
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(poll_until(&mut inner.sleep, at, cx));
         }
     }
+}
+
+/// Ready at `at`. The sleep is used again from one time to the next.
+pub(crate) fn poll_until(sleep: &mut Option<Pin<Box<Sleep>>>, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    let sleep = match sleep {
+        Some(sleep) => {
+            sleep.as_mut().reset(at);
+            sleep
+        }
+        none => none.insert(Box::pin(tokio::time::sleep_until(at))),
+    };
+    sleep.as_mut().poll(cx)
 }

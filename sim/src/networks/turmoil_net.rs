@@ -14,7 +14,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use pounce_runtime_tokio::listener::{Accepted, Listener, Socket, Stream};
@@ -24,6 +24,7 @@ use turmoil_net::shim::tokio::net::{TcpListener, TcpStream};
 use turmoil_net::{EnterGuard, KernelConfig, Packet, TcpFlags, TcpSegment, Transport};
 
 use super::Book;
+use crate::channel::poll_until;
 use crate::net::{ConnId, Facts, HostId, SYN_RETRIES_MS, SimNet};
 use crate::platform::FIRST_POD;
 use crate::rng::Rng;
@@ -159,16 +160,7 @@ impl TurmoilNet {
                 state.pump = Some(cx.waker().clone());
                 let Some(&Reverse((at, _))) = state.queue.peek() else { return Poll::Pending };
                 drop(state);
-                let sleep = match &mut sleep {
-                    Some(sleep) => {
-                        sleep.as_mut().reset(at);
-                        sleep
-                    }
-                    none => none.insert(Box::pin(tokio::time::sleep_until(at))),
-                };
-                if sleep.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
+                ready!(poll_until(&mut sleep, at, cx));
             }
         })
     }
