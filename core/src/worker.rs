@@ -253,10 +253,7 @@ impl Worker {
                 self.cut = self.cut.saturating_add(cut);
                 self.status_due = true;
             }
-            Input::Requests { requests } => {
-                self.requests = requests;
-                self.status_due = true;
-            }
+            Input::Requests { requests } => self.requests = requests,
             Input::HostStopped => {
                 if self.go(Edge::HostStopped) {
                     self.stopped(true);

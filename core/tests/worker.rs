@@ -166,3 +166,12 @@ fn the_drain_of_the_server_gives_a_worker_that_retires_no_more_time() {
     feed(&mut worker, NOW, drain(10));
     assert_eq!(worker.deadline(), Some(NOW + Duration::from_secs(5)));
 }
+
+#[test]
+fn a_closed_connection_is_told_in_one_message_with_its_requests() {
+    let later = NOW + Duration::from_secs(1);
+    let mut worker = serving(1);
+    assert_eq!(feed(&mut worker, later, Input::Requests { requests: 7 }), []);
+    let told = Output::Send(FromWorker::Status { closed: 1, requests: 7 });
+    assert_eq!(feed(&mut worker, later, Input::Closed { cut: 0 }), [told]);
+}

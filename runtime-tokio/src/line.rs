@@ -84,7 +84,7 @@ impl<Io> SupervisorEnd<Io> {
             .into_iter()
             .filter_map(|order| match order {
                 Order::Deal(connection) => Some(connection),
-                Order::Message(_) => None,
+                Order::Message(_) | Order::Lost => None,
             })
             .collect()
     }

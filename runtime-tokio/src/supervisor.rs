@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most connections accepted in a row from one listener before everything else has its turn.
 const ACCEPT_BATCH: usize = 64;
 
+/// From so many connections in one turn on, the next ones are worth waiting a moment for ([`WorkerHost::gather`]).
+const GATHER_FROM: usize = 3;
+
 /// What a server is made of.
 #[allow(missing_debug_implementations, reason = "its parts are the caller's")]
 pub struct Parts<L, H, S, O> {
@@ -82,6 +85,7 @@ where
         timer: Timer::default(),
         held: VecDeque::new(),
         pause: None,
+        accepted: 0,
         exit: None,
     }
 }
@@ -103,6 +107,8 @@ struct Driver<L: Listener, H, S, O> {
     held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
     pause: Option<Pin<Box<Sleep>>>,
+    /// Connections accepted in this turn.
+    accepted: usize,
     exit: Option<i32>,
 }
 
@@ -235,6 +241,7 @@ where
                     }
                 }
             }
+            self.accepted += accepted;
             if accepted == ACCEPT_BATCH && !to_the_end {
                 cx.waker().wake_by_ref();
             }
@@ -308,6 +315,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<i32> {
         let this = &mut *self;
+        this.accepted = 0;
         loop {
             let took = this.take_inputs(cx);
             let did = this.obey(cx);
@@ -315,9 +323,13 @@ where
                 return Poll::Ready(code);
             }
             if !took && !did {
-                return Poll::Pending;
+                break;
             }
         }
+        if this.accepted >= GATHER_FROM {
+            this.host.gather();
+        }
+        Poll::Pending
     }
 }
 

@@ -284,6 +284,15 @@ impl<O: Orders<Io: Socket>> Driver<O> {
             match self.orders.poll_recv(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(Order::Deal(connection)))) => self.open(connection),
+                Poll::Ready(Ok(Some(Order::Lost))) => {
+                    tracing::error!(
+                        "a connection is lost because this worker's application opened as many files as the worker may \
+                         have; raise the limit (`ulimit -n`, LimitNOFILE= in systemd)"
+                    );
+                    let now = self.clock.now();
+                    self.machine.handle(now, Input::Opened);
+                    self.machine.handle(now, Input::Closed { cut: 1 });
+                }
                 Poll::Ready(Ok(Some(Order::Message(message)))) => {
                     let (active, _) = self.counts();
                     self.machine.handle(self.clock.now(), Input::Order { message, active });

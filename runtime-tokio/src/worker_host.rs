@@ -51,6 +51,10 @@ pub trait WorkerHost: Send + 'static {
     /// SIGKILL.
     fn kill(&mut self, worker: WorkerId);
 
+    /// Several connections came at once, so more will: may hold the calling thread for a moment, in which they gather and
+    /// after which one wake-up takes them all. Not where the workers run on that thread too.
+    fn gather(&mut self) {}
+
     /// The next thing that a worker did. Also moves kept messages on.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<HostEvent<Self::Io>>;
 }
@@ -77,4 +81,6 @@ pub trait Orders: Send + 'static {
 pub enum Order<Io> {
     Message(ToWorker),
     Deal(Accepted<Io>),
+    /// A connection was dealt that this process may not have: the application took the last descriptors that were free.
+    Lost,
 }

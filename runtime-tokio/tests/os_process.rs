@@ -95,7 +95,8 @@ fn in_a_role() {
     let Some(role) = std::env::var_os(ROLE) else { return };
     match role.to_str().unwrap() {
         "answers every order" => run(answers_every_order()),
-        "has few descriptors" => run(has_few_descriptors()),
+        "has 10 descriptors" => run(has_few_descriptors(10)),
+        "has 400 descriptors" => run(has_few_descriptors(400)),
         "talks and goes" => run(talks_and_goes()),
         "supervisor to be killed" => run(supervisor_to_be_killed()),
         "waits for the end" => run(waits_for_the_end()),
@@ -118,7 +119,7 @@ async fn answers_every_order() {
                 poll_fn(|cx| orders.poll_flush(cx)).await;
                 std::process::exit(7);
             }
-            Order::Message(_) => orders.send(&FromWorker::Draining { active: 0 }),
+            Order::Message(_) | Order::Lost => orders.send(&FromWorker::Draining { active: 0 }),
             Order::Deal(connection) => {
                 let port = connection.peer.unwrap().port();
                 let mut stream = connection.io.into_stream_of_any_kind();
@@ -129,15 +130,16 @@ async fn answers_every_order() {
     }
 }
 
-async fn has_few_descriptors() {
+/// Has room for `more` descriptors, and closes its oldest connection whenever none comes.
+async fn has_few_descriptors(more: u64) {
     let highest = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let tight = rustix::process::Rlimit { current: Some(highest as u64 + 10), ..limit };
+    let tight = rustix::process::Rlimit { current: Some(highest as u64 + more), ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, tight).unwrap();
     let mut orders = OsOrders::new(control_end()).unwrap();
     let mut held = VecDeque::new();
     loop {
-        let order = tokio::time::timeout(Duration::from_millis(50), poll_fn(|cx| orders.poll_recv(cx))).await;
+        let order = tokio::time::timeout(Duration::from_millis(25), poll_fn(|cx| orders.poll_recv(cx))).await;
         match order {
             // No room, or nothing to do: a connection ends.
             Err(_) => drop(held.pop_front()),
@@ -309,23 +311,33 @@ fn connections_that_a_killed_worker_never_took_come_back_in_order() {
     });
 }
 
-#[test]
-fn a_worker_that_is_out_of_descriptors_loses_no_connection() {
+/// 40 connections more than the worker of `role` has room for.
+fn loses_no_connection(role: &'static str, connections: u16) {
     run(async {
-        let mut host = host(|| myself("has few descriptors"));
+        let mut host = host(move || myself(role));
         host.spawn(1, 1, 1).unwrap();
         let mut clients = Vec::new();
-        for number in 0..40 {
+        for number in 0..connections {
             let (connection, client) = connection(number);
             host.deal(1, connection).unwrap();
             clients.push(client);
         }
         host.tell(1, &ToWorker::Abort);
-        for active in 0..40 {
-            assert_eq!(next_message(&mut host).await, FromWorker::Draining { active });
+        for active in 0..connections {
+            assert_eq!(next_message(&mut host).await, FromWorker::Draining { active: active.into() });
         }
         assert_eq!(exit(&mut host).await.0, ExitStatus::Code(0));
     });
+}
+
+#[test]
+fn a_worker_that_is_out_of_descriptors_loses_no_connection() {
+    loses_no_connection("has 10 descriptors", 50);
+}
+
+#[test]
+fn a_worker_that_closed_an_old_connection_while_it_is_out_of_descriptors_loses_none() {
+    loses_no_connection("has 400 descriptors", 440);
 }
 
 #[test]

@@ -624,7 +624,7 @@ impl<Io: Socket> WorkerHost for SimHost<Io> {
                 .into_iter()
                 .filter_map(|order| match order {
                     Order::Deal(connection) => Some(connection),
-                    Order::Message(_) => None,
+                    Order::Message(_) | Order::Lost => None,
                 })
                 .collect();
             if !undelivered.is_empty() {

@@ -117,7 +117,10 @@ fn transmit(fd: BorrowedFd<'_>, packet: &Packet) -> Result<(), Errno> {
 /// One end of a line, registered with the runtime, with the packets that the socket has not taken yet.
 #[derive(Debug)]
 pub(super) struct Line {
+    /// Registered for what comes in only: each packet that the other side takes makes room, and would wake us.
     fd: AsyncFd<OwnedFd>,
+    /// The same socket, registered for room, while packets wait for it.
+    room: Option<AsyncFd<OwnedFd>>,
     queue: VecDeque<Packet>,
     /// The other side closed its end.
     gone: bool,
@@ -131,8 +134,8 @@ impl Line {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Line> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-        let fd = register(fd, Interest::READABLE | Interest::WRITABLE).map_err(|(_, error)| error)?;
-        Ok(Line { fd, queue: VecDeque::new(), gone: false, retry: None, waker: None })
+        let fd = register(fd, Interest::READABLE).map_err(|(_, error)| error)?;
+        Ok(Line { fd, room: None, queue: VecDeque::new(), gone: false, retry: None, waker: None })
     }
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -179,6 +182,15 @@ impl Line {
         }
     }
 
+    fn watch_for_room(&mut self) {
+        let room = rustix::io::fcntl_dupfd_cloexec(self.fd.get_ref(), 0).map_err(io::Error::from);
+        match room.and_then(|fd| register(fd, Interest::WRITABLE).map_err(|(_, error)| error)) {
+            Ok(room) => self.room = Some(room),
+            // Most likely no descriptor is left.
+            Err(_) => self.retry = Some(Box::pin(tokio::time::sleep(RETRY))),
+        }
+    }
+
     /// Moves kept packets on. Ready when there are none, or the other side is gone (its packets stay in the
     /// queue).
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -188,24 +200,24 @@ impl Line {
                 ready!(retry.as_mut().poll(cx));
                 self.retry = None;
             }
-            let mut guard = match ready!(self.fd.poll_write_ready(cx)) {
-                Ok(guard) => guard,
-                Err(error) => {
-                    tracing::error!("the control socket cannot be written: {error}");
-                    self.gone = true;
-                    break;
-                }
+            let room = match &self.room {
+                None => None,
+                Some(room) => match ready!(room.poll_write_ready(cx)) {
+                    Ok(room) => Some(room),
+                    Err(error) => {
+                        tracing::error!("the control socket cannot be written: {error}");
+                        self.gone = true;
+                        break;
+                    }
+                },
             };
-            match transmit(self.fd.as_fd(), packet) {
-                Ok(()) => {
+            match (transmit(self.fd.as_fd(), packet), room) {
+                (Ok(()), _) => {
                     self.queue.pop_front();
                 }
-                Err(error) => {
-                    if error == Errno::AGAIN {
-                        guard.clear_ready();
-                        continue;
-                    }
-                    drop(guard);
+                (Err(Errno::AGAIN), Some(mut room)) => room.clear_ready(),
+                (Err(Errno::AGAIN), None) => self.watch_for_room(),
+                (Err(error), _) => {
                     if let Some(packet) = self.queue.pop_front() {
                         self.trouble(error, &packet);
                         self.queue.push_front(packet);
@@ -213,6 +225,7 @@ impl Line {
                 }
             }
         }
+        self.room = None;
         match &mut self.waker {
             Some(waker) => waker.clone_from(cx.waker()),
             None => self.waker = Some(cx.waker().clone()),
@@ -276,9 +289,9 @@ pub struct OsOrders {
 struct Room {
     /// RLIMIT_NOFILE: descriptors are numbered below it.
     limit: u64,
-    /// The number of the last descriptor that came. The kernel gives the lowest that is free, so far below the limit
-    /// there is no need to ask.
-    last: u64,
+    /// The highest number that a descriptor came with. The kernel gives the lowest that is free, so as long as none came
+    /// close to the limit there is no need to ask. A low one says nothing later on: it may be the only one that was free.
+    highest: u64,
     /// Runs while there was no room.
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -291,11 +304,11 @@ impl Room {
 
     fn new(end: BorrowedFd<'_>) -> Room {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        Room { limit: limit.unwrap_or(u64::MAX), last: number(end), wait: None }
+        Room { limit: limit.unwrap_or(u64::MAX), highest: number(end), wait: None }
     }
 
     fn is_there(&self, end: BorrowedFd<'_>) -> bool {
-        self.last.saturating_add(Room::MARGIN) < self.limit
+        self.highest.saturating_add(Room::MARGIN) < self.limit
             || !matches!(rustix::io::fcntl_dupfd_cloexec(end, 0), Err(Errno::MFILE | Errno::NFILE))
     }
 
@@ -366,11 +379,14 @@ impl Orders for OsOrders {
             Ok(None) => Ok(None),
             Ok(Some(incoming)) => {
                 if let Some(fd) = &incoming.fd {
-                    self.room.last = number(fd.as_fd());
+                    self.room.highest = self.room.highest.max(number(fd.as_fd()));
                 }
                 decode_to_worker(&self.buffer[..incoming.length], incoming.fd).map(Some)
             }
-            Err(Errno::MFILE) => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            Err(Errno::MFILE) => {
+                self.room.highest = self.room.limit;
+                Ok(Some(Order::Lost))
+            }
             Err(error) => Err(error.into()),
         })
     }

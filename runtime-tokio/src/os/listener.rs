@@ -149,12 +149,16 @@ impl From<OsSocket> for OwnedFd {
 
 impl From<std::net::TcpStream> for OsSocket {
     fn from(stream: std::net::TcpStream) -> OsSocket {
+        // A blocking socket would block the runtime. The call can fail only on a descriptor that is not open.
+        let _ = stream.set_nonblocking(true);
         OsSocket { fd: stream.into(), family: Family::Tcp }
     }
 }
 
 impl From<std::os::unix::net::UnixStream> for OsSocket {
     fn from(stream: std::os::unix::net::UnixStream) -> OsSocket {
+        // As above.
+        let _ = stream.set_nonblocking(true);
         OsSocket { fd: stream.into(), family: Family::Unix }
     }
 }
@@ -163,9 +167,6 @@ impl Socket for OsSocket {
     type Stream = OsStream;
 
     fn into_stream(self) -> io::Result<OsStream> {
-        // What accept4 made is non-blocking already; a socket from elsewhere may not be, and would block the
-        // runtime.
-        rustix::io::ioctl_fionbio(&self.fd, true)?;
         match self.family {
             Family::Tcp => TcpStream::from_std(self.fd.into()).map(OsStream::Tcp),
             Family::Unix => UnixStream::from_std(self.fd.into()).map(OsStream::Unix),

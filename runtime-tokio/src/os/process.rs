@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
 
 use pounce_core::event::ExitStatus;
 use pounce_core::protocol::{FromWorker, ToWorker};
@@ -28,6 +30,10 @@ use crate::worker_host::{HostEvent, Order, WorkerHost, WorkerId};
 /// them through, before there is code of the application's, whose own processes would inherit the mask.
 /// SIGTERM is then [`crate::worker::WorkerHandle::retire_me`], the others mean nothing.
 pub const HELD_BACK: [i32; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+
+/// How long connections gather that come in quick succession (the kernel adds up to 50 µs, its timer slack). Each wake-up
+/// of the supervisor takes a core from a worker, which costs as much as all else that the supervisor does for a connection.
+const GATHER: Duration = Duration::from_micros(100);
 
 /// Starts workers as processes.
 ///
@@ -271,7 +277,7 @@ impl Process {
         let mut undelivered = Vec::new();
         let mut keep = |bytes: &[u8], fd: Option<OwnedFd>| match decode_to_worker(bytes, fd) {
             Ok(Order::Deal(connection)) => undelivered.push(connection),
-            Ok(Order::Message(_)) => {}
+            Ok(Order::Message(_) | Order::Lost) => {}
             Err(error) => tracing::error!("a connection to worker {} is lost: {error}", self.number),
         };
         loop {
@@ -337,6 +343,10 @@ impl WorkerHost for OsWorkerHost {
         if let Some(process) = self.workers.get(&worker) {
             process.kill();
         }
+    }
+
+    fn gather(&mut self) {
+        thread::sleep(GATHER);
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<HostEvent<OsSocket>> {
