@@ -22,6 +22,8 @@ pub struct Plan<'a> {
     pub servers: &'a [Server],
     pub concurrency: &'a [usize],
     pub rounds: usize,
+    /// As `rounds`, with more than one worker.
+    pub many_workers_rounds: usize,
     pub window: Duration,
     pub idle: Duration,
 }
@@ -45,9 +47,14 @@ pub fn workload(
     results: &mut Results,
 ) -> Result<(), String> {
     affinity::pin(&Cores::for_workers(workers).load);
-    let mut contenders = start(plan, workload, workers, results)?;
+    let began = Instant::now();
+    let servers = choose(plan, workload, workers, results)?;
+    let chosen = began.elapsed();
+    let mut contenders = start(plan, workload, workers, servers, results)?;
+    let started = began.elapsed();
+    let rounds = if workers > 1 { plan.many_workers_rounds } else { plan.rounds };
     for &concurrency in plan.concurrency {
-        for round in 0..plan.rounds {
+        for round in 0..rounds {
             let mut order: Vec<usize> =
                 (0..contenders.len()).filter(|i| contenders[*i].concurrency.contains(&concurrency)).collect();
             if round % 2 == 1 {
@@ -72,7 +79,21 @@ pub fn workload(
         }
         progress(plan, results, workload, workers, concurrency);
     }
+    let loaded = began.elapsed();
     watch_idle(plan, &contenders, workload, workers, results);
+    let watched = began.elapsed();
+    contenders.iter_mut().for_each(|contender| contender.running.ask_to_leave());
+    drop(contenders);
+    eprintln!(
+        "{}, {workers} worker(s): {:.0} s, of which settings {:.0}, start {:.0}, load {:.0}, idle {:.0}, stop {:.0}",
+        workload.name,
+        began.elapsed().as_secs_f64(),
+        chosen.as_secs_f64(),
+        (started - chosen).as_secs_f64(),
+        (loaded - started).as_secs_f64(),
+        (watched - loaded).as_secs_f64(),
+        (began.elapsed() - watched).as_secs_f64(),
+    );
     Ok(())
 }
 
@@ -98,49 +119,92 @@ fn note(
     Ok(())
 }
 
-fn start(
+/// A server with its settings, and the concurrencies at which it takes part with them.
+type Chosen = (Server, Option<String>, Vec<usize>);
+
+/// The servers that have this workload, with the best settings for each concurrency where there is a choice.
+fn choose(
     plan: &Plan,
     workload: &Workload,
     workers: usize,
     results: &mut Results,
+) -> Result<Vec<Chosen>, String> {
+    let mut chosen = Vec::new();
+    for server in plan.servers.iter().filter(|server| server.path(workload).is_some()) {
+        match server.program {
+            Program::Granian(_) => chosen.extend(best_granian(plan, server, workload, workers, results)?),
+            _ => chosen.push((server.clone(), None, plan.concurrency.to_vec())),
+        }
+    }
+    Ok(chosen)
+}
+
+fn start(
+    plan: &Plan,
+    workload: &Workload,
+    workers: usize,
+    chosen: Vec<Chosen>,
+    results: &mut Results,
 ) -> Result<Vec<Contender>, String> {
     let mut contenders = Vec::new();
-    for server in plan.servers {
-        if server.path(workload).is_none() {
-            continue;
-        }
-        let chosen = match server.program {
-            Program::Granian(_) => best_granian(plan, server, workload, workers, results)?,
-            _ => vec![(server.clone(), None, plan.concurrency.to_vec())],
-        };
-        for (server, settings, concurrency) in chosen {
-            match server.start(plan.environment, workload, workers) {
-                Ok(running) => {
-                    let memory_fresh = Memory::of(running.pid());
-                    contenders.push(Contender { running, settings, concurrency, memory_fresh });
-                }
-                Err(message) => note(results, &server, workload, workers, message)?,
+    for (server, settings, concurrency) in chosen {
+        match server.start(plan.environment, workload, workers) {
+            Ok(running) => {
+                let memory_fresh = Memory::default();
+                contenders.push(Contender { running, settings, concurrency, memory_fresh });
             }
+            Err(message) => note(results, &server, workload, workers, message)?,
         }
+    }
+    // When all are there: the pages that they share, of one interpreter, are divided among the same number for each.
+    for contender in &mut contenders {
+        contender.memory_fresh = Memory::of(contender.running.pid());
     }
     Ok(contenders)
 }
 
-type Chosen = Vec<(Server, Option<String>, Vec<usize>)>;
+/// The settings of granian among which the best is looked for, each with the concurrencies at which it is tried: all
+/// of them, or with several workers the two that were best with one.
+fn candidates(
+    workload: &Workload,
+    workers: usize,
+    concurrency: &[usize],
+    tried: &[Tried],
+) -> BTreeMap<Granian, Vec<usize>> {
+    let mut candidates: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
+    for &concurrency in concurrency {
+        let mut settings = Granian::candidates();
+        let figure = |settings: Granian| {
+            let tried = tried.iter().find(|tried| {
+                (tried.workers, tried.workload.as_str(), tried.concurrency) == (1, workload.name, concurrency)
+                    && tried.settings == settings.title()
+            });
+            tried.map(|tried| tried.cpu_us_per_unit)
+        };
+        if workers > 1 && settings.iter().any(|settings| figure(*settings).is_some()) {
+            let figure = |settings: &Granian| figure(*settings).unwrap_or(f64::INFINITY);
+            settings.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
+            settings.truncate(2);
+        }
+        settings.into_iter().for_each(|settings| candidates.entry(settings).or_default().push(concurrency));
+    }
+    candidates
+}
 
-/// Tries every candidate shortly, and returns the one that used the least CPU at each concurrency.
+/// Tries the candidates shortly, and returns the one that used the least CPU at each concurrency.
 fn best_granian(
     plan: &Plan,
     server: &Server,
     workload: &Workload,
     workers: usize,
     results: &mut Results,
-) -> Result<Chosen, String> {
-    let window = plan.window.min(Duration::from_millis(500));
-    let candidates = Granian::candidates();
-    let mut cpu: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
-    for (index, settings) in candidates.iter().enumerate() {
-        let server = Server { program: Program::Granian(*settings), ..server.clone() };
+) -> Result<Vec<Chosen>, String> {
+    let window = plan.window.min(Duration::from_millis(500)) / 3;
+    let mut cpu: BTreeMap<usize, Vec<(f64, Granian)>> = BTreeMap::new();
+    // They leave together, when the last was tried.
+    let mut contenders = Vec::new();
+    for (settings, concurrency) in candidates(workload, workers, plan.concurrency, &results.tried) {
+        let server = Server { program: Program::Granian(settings), ..server.clone() };
         let running = match server.start(plan.environment, workload, workers) {
             Ok(running) => running,
             Err(message) => {
@@ -148,16 +212,17 @@ fn best_granian(
                 continue;
             }
         };
-        let contender = Contender {
+        contenders.push(Contender {
             running,
             settings: None,
-            concurrency: plan.concurrency.to_vec(),
+            concurrency: concurrency.clone(),
             memory_fresh: Memory::default(),
-        };
-        for &concurrency in plan.concurrency {
+        });
+        let contender = &contenders[contenders.len() - 1..];
+        for concurrency in concurrency {
             let figures = [0, 1, 2].map(|_| {
-                let outcome = load(&contender.running, workload, concurrency, window / 3);
-                settle(std::slice::from_ref(&contender));
+                let outcome = load(&contender[0].running, workload, concurrency, window);
+                settle(contender);
                 outcome
             });
             let figures: Result<Vec<f64>, String> = figures
@@ -167,7 +232,7 @@ fn best_granian(
             match figures {
                 Ok(figures) => {
                     let figure = crate::results::median(figures).unwrap_or(f64::INFINITY);
-                    cpu.entry(concurrency).or_default().push((figure, index));
+                    cpu.entry(concurrency).or_default().push((figure, settings));
                 }
                 Err(message) => {
                     note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
@@ -175,17 +240,19 @@ fn best_granian(
             }
         }
     }
-    let mut chosen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    contenders.iter_mut().for_each(|contender| contender.running.ask_to_leave());
+    drop(contenders);
+    let mut chosen: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
     for (&concurrency, figures) in &cpu {
-        let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, index)| *index);
-        for (figure, index) in figures {
+        let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, settings)| *settings);
+        for (figure, settings) in figures {
             results.tried.push(Tried {
                 workload: workload.name.to_owned(),
                 workers,
                 concurrency,
-                settings: candidates[*index].title(),
+                settings: settings.title(),
                 cpu_us_per_unit: *figure,
-                chosen: Some(*index) == best,
+                chosen: Some(*settings) == best,
             });
         }
         if let Some(best) = best {
@@ -194,8 +261,7 @@ fn best_granian(
     }
     Ok(chosen
         .into_iter()
-        .map(|(index, concurrency)| {
-            let settings = candidates[index];
+        .map(|(settings, concurrency)| {
             let server = Server { program: Program::Granian(settings), ..server.clone() };
             (server, Some(settings.title()), concurrency)
         })
@@ -316,4 +382,36 @@ fn progress(plan: &Plan, results: &Results, workload: &Workload, workers: usize,
         })
         .collect();
     eprintln!("{} × {concurrency}, {workers} worker(s): {}", workload.name, figures.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(settings: Granian, concurrency: usize, cpu_us_per_unit: f64) -> Tried {
+        let settings = settings.title();
+        Tried { workload: "hello".into(), workers: 1, concurrency, settings, cpu_us_per_unit, chosen: false }
+    }
+
+    #[test]
+    fn with_two_workers_the_two_settings_are_tried_that_were_best_with_one() {
+        let hello = Workload::all().remove(0);
+        let all = Granian::candidates();
+        let mut seen = Vec::new();
+        for (i, settings) in all.iter().enumerate() {
+            seen.push(tried(*settings, 1, i as f64));
+            seen.push(tried(*settings, 16, 10.0 - i as f64));
+        }
+        let chosen = candidates(&hello, 2, &[1, 16], &seen);
+        let expected = [(all[0], vec![1]), (all[1], vec![1]), (all[6], vec![16]), (all[7], vec![16])];
+        assert_eq!(chosen, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn without_a_run_with_one_worker_all_settings_are_tried() {
+        let hello = Workload::all().remove(0);
+        let chosen = candidates(&hello, 2, &[1, 16], &[]);
+        assert_eq!(chosen.len(), Granian::candidates().len());
+        assert!(chosen.values().all(|concurrency| concurrency == &[1, 16]));
+    }
 }
