@@ -359,9 +359,7 @@ impl Run<'_> {
     fn record_unanswered(&mut self, window: Duration) {
         let asked = self.connections.iter().filter(|connection| connection.stage == Stage::Asked);
         let all_along = asked.filter(|connection| connection.began < self.window_began).count();
-        if window > LONG {
-            self.latency.saturating_record_n(nanoseconds(window), all_along as u64);
-        }
+        record_all_along(&mut self.latency, window, all_along);
     }
 
     fn reconnect(&mut self, id: usize) -> Result<(), LoadError> {
@@ -377,6 +375,13 @@ impl Run<'_> {
         // The old one leaves the epoll instance with its descriptor.
         self.connections[id] = connection;
         self.ask(id, began)
+    }
+}
+
+fn record_all_along(latency: &mut Histogram<u64>, window: Duration, requests: usize) {
+    // A value that is recorded 0 times would still be the maximum.
+    if window > LONG && requests > 0 {
+        latency.saturating_record_n(nanoseconds(window), requests as u64);
     }
 }
 
@@ -477,6 +482,13 @@ mod tests {
         let (warm_up, window) = (Duration::from_millis(300), Duration::from_millis(900));
         let outcome = load(port).run(warm_up, window, |_| ()).unwrap();
         assert!(outcome.latency.max() >= 700_000_000, "{}", outcome.latency.max());
+    }
+
+    #[test]
+    fn the_window_is_no_latency_where_every_request_was_answered() {
+        let mut latency = Histogram::new(3).unwrap();
+        record_all_along(&mut latency, Duration::from_secs(1), 0);
+        assert_eq!(latency.max(), 0);
     }
 
     #[test]

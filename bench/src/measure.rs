@@ -15,6 +15,9 @@ use crate::workload::Workload;
 /// Until when a server must be idle again after it was loaded.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// How many short turns a candidate has at each concurrency.
+const TRIES: u32 = 3;
+
 /// What is measured how often.
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -191,7 +194,7 @@ fn candidates(
     candidates
 }
 
-/// Tries the candidates shortly, and returns the one that used the least CPU at each concurrency.
+/// Lets the candidates take a few short turns each, and returns the one that used the least CPU at each concurrency.
 fn best_granian(
     plan: &Plan,
     server: &Server,
@@ -199,53 +202,56 @@ fn best_granian(
     workers: usize,
     results: &mut Results,
 ) -> Result<Vec<Chosen>, String> {
-    let window = plan.window.min(Duration::from_millis(500)) / 3;
-    let mut cpu: BTreeMap<usize, Vec<(f64, Granian)>> = BTreeMap::new();
-    // They leave together, when the last was tried.
+    let window = plan.window.min(Duration::from_millis(500)) / TRIES;
     let mut contenders = Vec::new();
     for (settings, concurrency) in candidates(workload, workers, plan.concurrency, &results.tried) {
         let server = Server { program: Program::Granian(settings), ..server.clone() };
-        let running = match server.start(plan.environment, workload, workers) {
-            Ok(running) => running,
+        match server.start(plan.environment, workload, workers) {
+            Ok(running) => {
+                let memory_fresh = Memory::default();
+                let title = Some(settings.title());
+                contenders
+                    .push((settings, Contender { running, settings: title, concurrency, memory_fresh }));
+            }
             Err(message) => {
                 note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
-                continue;
             }
-        };
-        contenders.push(Contender {
-            running,
-            settings: None,
-            concurrency: concurrency.clone(),
-            memory_fresh: Memory::default(),
-        });
-        let contender = &contenders[contenders.len() - 1..];
-        for concurrency in concurrency {
-            let figures = [0, 1, 2].map(|_| {
-                let outcome = load(&contender[0].running, workload, concurrency, window);
-                settle(contender);
-                outcome
-            });
-            let figures: Result<Vec<f64>, String> = figures
-                .into_iter()
-                .map(|figure| figure.map(|(outcome, used)| used.cpu_us / outcome.units.max(1.0)))
-                .collect();
-            match figures {
-                Ok(figures) => {
-                    let figure = crate::results::median(figures).unwrap_or(f64::INFINITY);
-                    cpu.entry(concurrency).or_default().push((figure, settings));
+        }
+    }
+    let (settings, mut contenders): (Vec<Granian>, Vec<Contender>) = contenders.into_iter().unzip();
+    // Of each that takes part, in the order of the settings.
+    let mut cpu: BTreeMap<usize, BTreeMap<Granian, Vec<f64>>> = BTreeMap::new();
+    for &concurrency in plan.concurrency {
+        for _ in 0..TRIES {
+            for (settings, contender) in settings.iter().zip(&contenders) {
+                if !contender.concurrency.contains(&concurrency) {
+                    continue;
                 }
-                Err(message) => {
-                    note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
+                match load(&contender.running, workload, concurrency, window) {
+                    Ok((outcome, used)) => {
+                        let figures = cpu.entry(concurrency).or_default().entry(*settings).or_default();
+                        figures.push(used.cpu_us / outcome.units.max(1.0));
+                    }
+                    Err(message) => {
+                        let message = format!("{}: {message}", settings.title());
+                        note(results, &contender.running.server, workload, workers, message)?;
+                    }
                 }
+                settle(&contenders);
             }
         }
     }
     contenders.iter_mut().for_each(|contender| contender.running.ask_to_leave());
     drop(contenders);
     let mut chosen: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
-    for (&concurrency, figures) in &cpu {
+    for (concurrency, figures) in cpu {
+        // A wrong answer disqualifies.
+        let figures = figures.into_iter().filter(|(_, figures)| figures.len() == TRIES as usize);
+        let figures: Vec<(f64, Granian)> = figures
+            .filter_map(|(settings, figures)| Some((crate::results::median(figures)?, settings)))
+            .collect();
         let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, settings)| *settings);
-        for (figure, settings) in figures {
+        for (figure, settings) in &figures {
             results.tried.push(Tried {
                 workload: workload.name.to_owned(),
                 workers,
@@ -327,7 +333,7 @@ fn turn(
 
 /// Waits until no server has anything left to do of what it was asked.
 fn settle(contenders: &[Contender]) {
-    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let families = processes::trees(contenders.iter().map(|contender| contender.running.pid()));
     let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
     let deadline = Instant::now() + SETTLE;
     let mut before = usage();
@@ -351,7 +357,7 @@ fn watch_idle(
     results: &mut Results,
 ) {
     std::thread::sleep(Duration::from_millis(200));
-    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let families = processes::trees(contenders.iter().map(|contender| contender.running.pid()));
     let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
     let (began, before) = (Instant::now(), usage());
     std::thread::sleep(plan.idle);

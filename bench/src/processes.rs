@@ -143,6 +143,17 @@ impl Memory {
 
 /// `root` and all its descendants.
 pub fn tree(root: u32) -> BTreeSet<u32> {
+    below(root, &parents())
+}
+
+/// As [`tree`], for several, with one look at /proc.
+pub fn trees(roots: impl IntoIterator<Item = u32>) -> Vec<BTreeSet<u32>> {
+    let parents = parents();
+    roots.into_iter().map(|root| below(root, &parents)).collect()
+}
+
+/// Every process of the machine, with its parent.
+fn parents() -> Vec<(u32, u32)> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
@@ -151,16 +162,16 @@ pub fn tree(root: u32) -> BTreeSet<u32> {
             parents.push((pid, stat.parent));
         }
     }
+    parents
+}
+
+fn below(root: u32, parents: &[(u32, u32)]) -> BTreeSet<u32> {
     let mut found = BTreeSet::from([root]);
     loop {
         let before = found.len();
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, parent)| found.contains(parent))
-                .map(|(pid, _)| *pid)
-                .collect::<Vec<_>>(),
-        );
+        let children = parents.iter().filter(|(_, parent)| found.contains(parent));
+        let children: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+        found.extend(children);
         if found.len() == before {
             return found;
         }
@@ -213,6 +224,11 @@ mod tests {
     fn a_process_name_with_a_parenthesis_does_not_shift_the_fields() {
         let stat = parse_stat("7 (a) b (c) S 3 7 7 0 -1 4194304 1 2 3 4 50 60 7 8 20 0 1 0 9 9 9").unwrap();
         assert_eq!((stat.parent, stat.user_ticks, stat.system_ticks), (3, 50, 60));
+    }
+
+    #[test]
+    fn grandchildren_belong_to_a_tree_and_neighbours_do_not() {
+        assert_eq!(below(5, &[(9, 7), (7, 5), (5, 1), (6, 1)]), BTreeSet::from([5, 7, 9]));
     }
 
     #[test]

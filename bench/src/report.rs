@@ -90,7 +90,7 @@ fn table(results: &Results, targets: &str) -> String {
             ),
         };
         let _ =
-            writeln!(out, "## {place}\n\n{note}### Server CPU per request, µs (per chunk in the stream)\n");
+            writeln!(out, "\n## {place}\n\n{note}### Server CPU per request, µs (per chunk in the stream)\n");
         cpu_table(results, workers, &mut out);
         let _ = writeln!(out, "\n### Requests (or chunks) per second\n");
         figure_table(

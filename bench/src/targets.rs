@@ -135,7 +135,7 @@ pub fn section(results: &Results) -> (String, String) {
             .iter()
             .flat_map(|figure| OTHERS.map(|other| format!("{}, pounce ÷ {other}", figure.title)));
         header(&mut out, ["".to_owned(), "connections".to_owned()].into_iter().chain(columns));
-        let _ = writeln!(out, "{comparisons}");
+        out.push_str(&comparisons);
     }
     (out, summary)
 }
