@@ -51,6 +51,7 @@ impl Interpreter {
 /// The command that failed, with what it printed.
 pub fn prepare(baseline: Option<PathBuf>, baseline_python: Option<PathBuf>) -> Result<Environment, String> {
     let root = root();
+    let (baseline, baseline_python) = (baseline.map(from_here), baseline_python.map(from_here));
     let interpreter = Interpreter::chosen(|name| std::env::var_os(name));
     let own = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
     let profile = own.parent().expect("an executable is in a directory");
@@ -84,6 +85,12 @@ pub fn prepare(baseline: Option<PathBuf>, baseline_python: Option<PathBuf>) -> R
         logs,
         root,
     })
+}
+
+/// A path that means the same in another directory: the servers are started in that of the applications. A name without
+/// a directory stays one that is looked for on `$PATH`.
+fn from_here(path: PathBuf) -> PathBuf {
+    if path.components().count() > 1 { std::path::absolute(&path).unwrap_or(path) } else { path }
 }
 
 /// Makes the environment, unless it is there with the same interpreter and the same requirements.
@@ -207,6 +214,13 @@ mod tests {
             both("python3.13")
         );
         assert_eq!(chosen(&[]), Interpreter { python: "python3".into(), pyo3_python: None });
+    }
+
+    #[test]
+    fn a_baseline_is_found_from_where_it_was_named() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(from_here("target/abi3/release/pounce".into()), here.join("target/abi3/release/pounce"));
+        assert_eq!(from_here("python3.13".into()), Path::new("python3.13"));
     }
 
     #[test]

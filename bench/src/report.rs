@@ -259,7 +259,7 @@ fn standby_table(results: &Results, workers: usize, out: &mut String) {
         return;
     }
     let columns =
-        ["connections", "CPU of the thread, µs per request", "share of the worker's CPU, %", "quartiles, %"];
+        ["connections", "CPU of the thread, µs per request", "share of the worker's CPU, %", "rounds, %"];
     header(out, columns.map(str::to_owned));
     for (workload, concurrency) in hello {
         let cell = Cell { workload: &workload, workers, concurrency };
