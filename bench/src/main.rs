@@ -129,7 +129,10 @@ fn run(arguments: &Arguments) -> Result<(), String> {
             results.save(&raw)?;
         }
     }
-    let took = format!("{:.0} min", began.elapsed().as_secs_f64() / 60.0);
+    let took = match began.elapsed().as_secs_f64() {
+        short if short < 90.0 => format!("{short:.0} s"),
+        long => format!("{:.0} min", long / 60.0),
+    };
     results.facts.push(("took".to_owned(), took));
     results.save(&raw)?;
     report::write(&results, &arguments.out)?;
