@@ -202,7 +202,7 @@ fn best_granian(
     workers: usize,
     results: &mut Results,
 ) -> Result<Vec<Chosen>, String> {
-    let window = plan.window.min(Duration::from_millis(500)) / TRIES;
+    let window = plan.window.min(Duration::from_millis(500)) / 4;
     let mut contenders = Vec::new();
     for (settings, concurrency) in candidates(workload, workers, plan.concurrency, &results.tried) {
         let server = Server { program: Program::Granian(settings), ..server.clone() };
