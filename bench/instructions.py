@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -31,7 +32,7 @@ def connect(port, process):
     """Waits for the server: under valgrind it takes its time."""
     while True:
         if process.poll() is not None:
-            raise SystemExit(f"pounce ended with {process.returncode}")
+            sys.exit(f"pounce ended with {process.returncode}")
         try:
             connection = socket.create_connection(("127.0.0.1", port))
             connection.settimeout(120)
@@ -40,15 +41,20 @@ def connect(port, process):
             time.sleep(0.2)
 
 
+def receive(connection):
+    return connection.recv(65536) or sys.exit("a connection ended before its response was complete")
+
+
 def read_answer(connection):
     answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536)
+        answer += receive(connection)
     head, body = answer.split(b"\r\n\r\n", 1)
-    assert head.startswith(b"HTTP/1.1 200 "), head
+    if not head.startswith(b"HTTP/1.1 200 "):
+        sys.exit(f"a wrong answer: {answer.decode()}")
     length = int(re.search(rb"(?i)content-length: *(\d+)", head)[1])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += receive(connection)
 
 
 def ask(connections, requests):
