@@ -16,7 +16,7 @@ use crate::workload::Workload;
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// How many short turns a candidate has at each concurrency.
-const TRIES: u32 = 3;
+const TRIES: usize = 3;
 
 /// What is measured how often.
 #[derive(Debug)]
@@ -246,7 +246,7 @@ fn best_granian(
     let mut chosen: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
     for (concurrency, figures) in cpu {
         // A wrong answer disqualifies.
-        let figures = figures.into_iter().filter(|(_, figures)| figures.len() == TRIES as usize);
+        let figures = figures.into_iter().filter(|(_, figures)| figures.len() == TRIES);
         let figures: Vec<(f64, Granian)> = figures
             .filter_map(|(settings, figures)| Some((crate::results::median(figures)?, settings)))
             .collect();
