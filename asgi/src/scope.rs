@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pounce_settings::{Bind, Settings};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -33,6 +33,9 @@ pub struct Scopes {
 /// buffer that it was read into, and hyper, which uses its buffer again when nobody does, would need a new one for each
 /// request.
 pub struct Cache {
+    /// The versions; copied for every request, which may do with its scope what it likes.
+    asgi: Py<PyDict>,
+    /// No value in it can be changed.
     template: Py<PyDict>,
     /// The target of the last request; `template` has what follows from it.
     target: Option<String>,
@@ -94,8 +97,27 @@ impl Scopes {
             scope.set_item(intern!(py, "method"), method(py, &request.method))?;
         }
 
+        let headers = if request.headers.len() == request.headers.keys_len() {
+            self.headers(py, cache, request.headers.iter())?
+        } else {
+            self.headers(py, cache, in_the_order_of_the_head(&request.headers))?
+        };
+        scope.set_item(intern!(py, "headers"), headers)?;
+        scope.set_item(intern!(py, "asgi"), cache.asgi.bind(py).copy()?)?;
+        scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
+        scope.set_item(intern!(py, "extensions"), PyDict::new(py))?;
+        Ok(scope)
+    }
+
+    /// The header fields, names in lower case, "in the order of the original HTTP request" (ASGI specification).
+    fn headers<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        cache: &mut Cache,
+        fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
-        for (at, (name, value)) in request.headers.iter().enumerate() {
+        for (at, (name, value)) in fields.into_iter().enumerate() {
             if let Some((last_name, last_value, pair)) = cache.headers.get(at)
                 && last_name == name
                 && **last_value == *value.as_bytes()
@@ -114,10 +136,7 @@ impl Scopes {
                 None => cache.headers.push(entry),
             }
         }
-        scope.set_item(intern!(py, "headers"), headers)?;
-        scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
-        scope.set_item(intern!(py, "extensions"), PyDict::new(py))?;
-        Ok(scope)
+        Ok(headers)
     }
 
     fn cache(&self, py: Python<'_>, connection: &Connection) -> PyResult<Cache> {
@@ -126,7 +145,6 @@ impl Scopes {
         asgi.set_item(intern!(py, "spec_version"), "2.4")?;
         let template = PyDict::new(py);
         template.set_item(intern!(py, "type"), intern!(py, "http"))?;
-        template.set_item(intern!(py, "asgi"), asgi)?;
         template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
         let server = match (connection.info.local(), &self.unix_path) {
             (PeerAddr::Unix, Some(path)) => (path, py.None()).into_pyobject(py)?.into_any(),
@@ -137,10 +155,10 @@ impl Scopes {
         template.set_item(intern!(py, "scheme"), intern!(py, "http"))?;
         template.set_item(intern!(py, "method"), intern!(py, "GET"))?;
         template.set_item(intern!(py, "root_path"), &self.root_path)?;
-        for key in ["path", "raw_path", "query_string", "headers", "state", "extensions"] {
+        for key in ["asgi", "path", "raw_path", "query_string", "headers", "state", "extensions"] {
             template.set_item(PyString::intern(py, key), py.None())?;
         }
-        Ok(Cache { template: template.unbind(), target: None, headers: Vec::new() })
+        Ok(Cache { asgi: asgi.unbind(), template: template.unbind(), target: None, headers: Vec::new() })
     }
 
     fn header_name<'py>(&self, py: Python<'py>, name: &HeaderName) -> Bound<'py, PyBytes> {
@@ -154,6 +172,14 @@ impl Scopes {
         }
         bytes
     }
+}
+
+/// The fields as they came. A `HeaderMap` has all values of a name together, where the first of them was; but hyper cuts every
+/// value from the one buffer that the head was read into, so where a value lies tells when it came.
+fn in_the_order_of_the_head(headers: &HeaderMap) -> Vec<(&HeaderName, &HeaderValue)> {
+    let mut fields: Vec<_> = headers.iter().collect();
+    fields.sort_by_key(|(_, value)| value.as_bytes().as_ptr());
+    fields
 }
 
 fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {

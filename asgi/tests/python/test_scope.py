@@ -2,7 +2,7 @@
 
 import ast
 
-from harness import TestCase
+from harness import TestCase, read_response
 
 ECHO_SCOPE = """
     async def app(scope, receive, send):
@@ -15,6 +15,29 @@ ECHO_SCOPE = """
             return
         body = repr({**scope, "state": dict(scope["state"])}).encode()
         scope["state"]["leak"] = True
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+#: Answers with the scope, and then changes everything in it that can be changed.
+SPOIL_SCOPE = """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            scope["state"].update(answer=42, shared=[])
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return await send({"type": "lifespan.shutdown.complete"})
+        body = repr(scope).encode()
+        for value in list(scope.values()):
+            if isinstance(value, dict):
+                value.clear()
+                value["leak"] = True
+            elif isinstance(value, list):
+                value.append((b"leak", b"1"))
+        for key in scope:
+            scope[key] = "leak"
+        scope["leak"] = True
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body", "body": body})
 """
@@ -56,10 +79,56 @@ class Scope(TestCase):
             },
         )
 
-    def test_the_state_of_one_request_is_not_seen_by_the_next(self):
+    def test_what_a_request_does_to_its_scope_is_not_seen_by_the_next(self):
+        worker = self.serve(SPOIL_SCOPE)
+        with worker.connect() as client:
+            scopes = []
+            for _ in range(3):
+                client.sendall(b"GET /a?b HTTP/1.1\r\nhost: test\r\n\r\n")
+                scopes.append(ast.literal_eval(read_response(client).body.decode()))
+        self.assertEqual(scopes[0]["asgi"], {"version": "3.0", "spec_version": "2.4"})
+        self.assertEqual(scopes[0]["state"], {"answer": 42, "shared": []})
+        self.assertEqual(scopes[1], scopes[0])
+        self.assertEqual(scopes[2], scopes[0])
+
+    def test_the_state_is_copied_and_what_is_in_it_is_not(self):
+        # "A copy of the namespace", not of the connection pool that is in it.
+        worker = self.serve(
+            """
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            scope["state"]["seen"] = []
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return await send({"type": "lifespan.shutdown.complete"})
+        scope["state"]["seen"].append(scope["path"])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": repr(scope["state"]["seen"]).encode()})
+"""
+        )
+        worker.request("/1")
+        self.assertEqual(worker.request("/2").body, b"['/1', '/2']")
+
+    def test_header_fields_keep_their_order_where_a_name_comes_again(self):
         worker = self.serve(ECHO_SCOPE)
-        self.scope(worker)
-        self.assertEqual(self.scope(worker)["state"], {"answer": 42})
+        fields = [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3"), (b"x-empty", b""), (b"x-c", b"4")]
+        fields += [(b"x-b", b"1"), (b"x-empty", b""), (b"x-a", b""), (b"x-a", b"2")]
+        head = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in fields)
+        self.assertEqual(self.scope(worker, headers=head)["headers"][2:], fields)
+
+    def test_header_fields_keep_their_order_in_a_head_that_comes_in_pieces(self):
+        worker = self.serve(ECHO_SCOPE)
+        # The second one is read while the first is answered, and longer than what is read at once then.
+        names = [b"x-%d" % (n % 7) for n in range(50)]
+        fields = [(name, b"%d" % n * 60) for n, name in enumerate(names)]
+        head = b"GET / HTTP/1.1\r\nhost: test\r\n" + b"".join(b"%s: %s\r\n" % field for field in fields) + b"\r\n"
+        with worker.connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n" + head[:1000])
+            read_response(client)
+            client.sendall(head[1000:])
+            scope = ast.literal_eval(read_response(client).body.decode())
+        self.assertEqual(scope["headers"][1:], fields)
 
     def test_root_path_is_part_of_the_path(self):
         scope = self.scope(self.serve(ECHO_SCOPE, root_path="/api"), "/users")
@@ -82,8 +151,6 @@ class Scope(TestCase):
 
     def test_requests_of_one_connection_do_not_mix(self):
         # Scopes are built from what the last request of the connection had.
-        from harness import read_response
-
         worker = self.serve(ECHO_SCOPE)
         with worker.connect() as client:
             seen = []
