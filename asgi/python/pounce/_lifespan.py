@@ -13,6 +13,13 @@ class StartupFailed(Exception):
     """The application said that it cannot start, or must speak lifespan and does not."""
 
 
+class Left(Exception):
+    """The application raised ``SystemExit`` or ``KeyboardInterrupt``, which is the cause of this."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"it left the interpreter: {error!r}")
+
+
 class Lifespan:
     """One per worker. ``mode`` is ``auto`` (an application without lifespan is fine), ``on`` or ``off``.
 
@@ -35,15 +42,17 @@ class Lifespan:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="pounce-lifespan")
         kind, message = await self._ask("startup")
         if kind == "complete":
+            self._task.add_done_callback(self._ended)
             return
         if kind == "failed":
-            # It normally ends by itself after this.
+            # It normally ends by itself after this, many by raising what was wrong: the message has it.
             await asyncio.wait({self._task}, timeout=1)
+            self._error()
             raise StartupFailed(message or "lifespan.startup.failed, without a message")
         # It ended without an answer.
-        error = None if self._task.cancelled() else self._task.exception()
+        error = self._error()
         self._task = None
-        if self._mode == "auto":
+        if self._mode == "auto" and not isinstance(error, Left):
             _log.debug("The application does not support lifespan", error)
             return
         if error is None:
@@ -53,12 +62,7 @@ class Lifespan:
 
     async def shutdown(self) -> None:
         """Return when the application has shut down. Failures are logged."""
-        if self._task is None:
-            return
-        if self._task.done():
-            error = None if self._task.cancelled() else self._task.exception()
-            if error is not None:
-                _log.error("The application's lifespan ended early", error)
+        if self._task is None or self._task.done():
             return
         kind, message = await self._ask("shutdown")
         if kind == "failed":
@@ -66,9 +70,18 @@ class Lifespan:
         if kind != "ended":
             # What comes after the answer belongs to it (an exit stack, say).
             await asyncio.wait({self._task})
-        error = None if self._task.cancelled() else self._task.exception()
+        error = self._error()
         if error is not None:
             _log.error("The application's lifespan shutdown raised", error)
+
+    def _error(self) -> BaseException | None:
+        """What the application raised, if it has ended."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._waiting_for == "startup" and (error := self._error()) is not None:
+            _log.error("The application's lifespan ended before its shutdown; requests are served on", error)
 
     async def _ask(self, what: str) -> tuple[str, str]:
         assert self._task is not None
@@ -86,7 +99,11 @@ class Lifespan:
             "asgi": {"version": "3.0", "spec_version": "2.0"},
             "state": self.state,
         }
-        await self._app(scope, self._to_app.get, self._send)
+        try:
+            await self._app(scope, self._to_app.get, self._send)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # From a task these go through the whole loop, past all that has to be told and closed first.
+            raise Left(error) from error
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message.get("type")

@@ -98,8 +98,16 @@ class Worker:
     def _run_until_told(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run ``coroutine`` to its end, or to the order to leave."""
         task = self._loop.create_task(coroutine, name="pounce-startup")
-        task.add_done_callback(lambda _: self._loop.stop())
-        self._loop.run_forever()
+
+        def stop(_: object) -> None:
+            self._loop.stop()
+
+        task.add_done_callback(stop)
+        try:
+            self._loop.run_forever()
+        finally:
+            # If something else ended it, the loop is still to be closed, and runs for that.
+            task.remove_done_callback(stop)
         if task.done():
             task.result()
 
