@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pounce_settings::{Bind, Settings};
 use pyo3::intern;
@@ -76,9 +76,11 @@ impl Scopes {
         let target = request.uri.path_and_query().unwrap_or(&asterisk);
         if cache.target.as_deref().is_none_or(|last| last != target.as_str()) {
             cache.target = None;
+            // The asterisk is the server as a whole (RFC 9110 §7.1), not something under the prefix.
+            let root_path = if target.path() == "*" { "" } else { &self.root_path };
             let decoded = percent_decoded(target.path());
-            let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
-            let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
+            let path = PyString::new(py, &format!("{root_path}{decoded}"));
+            let raw_path = PyBytes::new(py, format!("{root_path}{}", target.path()).as_bytes());
             let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
             template.set_item(intern!(py, "path"), path)?;
             template.set_item(intern!(py, "raw_path"), raw_path)?;
@@ -102,6 +104,9 @@ impl Scopes {
         } else {
             self.headers(py, cache, in_the_order_of_the_head(&request.headers))?
         };
+        if let Some(authority) = request.uri.authority() {
+            replace_host(&headers, authority)?;
+        }
         scope.set_item(intern!(py, "headers"), headers)?;
         scope.set_item(intern!(py, "asgi"), cache.asgi.bind(py).copy()?)?;
         scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
@@ -180,6 +185,20 @@ fn in_the_order_of_the_head(headers: &HeaderMap) -> Vec<(&HeaderName, &HeaderVal
     let mut fields: Vec<_> = headers.iter().collect();
     fields.sort_by_key(|(_, value)| value.as_bytes().as_ptr());
     fields
+}
+
+/// A target in absolute form names the host, and what came in `Host` is to be ignored (RFC 9112 §3.2.2). An application knows
+/// of no host but that header.
+fn replace_host(headers: &Bound<'_, PyList>, authority: &Authority) -> PyResult<()> {
+    let py = headers.py();
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let pair = PyTuple::new(py, [PyBytes::new(py, b"host"), PyBytes::new(py, host.as_bytes())])?;
+    for (at, field) in headers.iter().enumerate() {
+        if field.get_item(0)?.eq(pair.get_item(0)?)? {
+            return headers.set_item(at, pair);
+        }
+    }
+    headers.insert(0, pair)
 }
 
 fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {

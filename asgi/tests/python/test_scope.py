@@ -2,7 +2,7 @@
 
 import ast
 
-from harness import TestCase, read_response
+from harness import Response, TestCase, read_all, read_response
 
 ECHO_SCOPE = """
     async def app(scope, receive, send):
@@ -146,8 +146,86 @@ class Scope(TestCase):
         self.assertEqual((scope["path"], scope["query_string"]), ("/there", b"q"))
         self.assertEqual(self.scope(worker, "*", method="OPTIONS")["path"], "*")
 
+    def test_the_asterisk_is_not_under_the_root_path(self):
+        scope = self.scope(self.serve(ECHO_SCOPE, root_path="/api"), "*", method="OPTIONS")
+        self.assertEqual((scope["root_path"], scope["path"], scope["raw_path"]), ("/api", "*", b"*"))
+
+    def test_the_host_of_an_absolute_target_replaces_the_one_in_the_head(self):
+        # RFC 9112 §3.2.2: what came in Host "MUST" be ignored, and the proxy in front has looked at the target.
+        worker = self.serve(ECHO_SCOPE)
+        for target, host in {
+            "http://other/there": b"other",
+            "http://other:8000": b"other:8000",
+            "http://[::1]:8000/": b"[::1]:8000",
+            "http://name:secret@other/": b"other",
+            "http://OTHER/": b"OTHER",
+            "/": b"test",
+        }.items():
+            with self.subTest(target):
+                headers = self.scope(worker, target, headers="x-a: 1\r\nx-b: 2\r\nx-a: 3\r\n")["headers"]
+                fields = [(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]
+                self.assertEqual(headers, [(b"host", host), (b"connection", b"close"), *fields])
+        with worker.connect() as client:
+            client.sendall(b"GET http://other/ HTTP/1.0\r\nx-a: 1\r\n\r\n")
+            scope = ast.literal_eval(Response(read_all(client)).body.decode())
+        self.assertEqual(scope["headers"], [(b"host", b"other"), (b"x-a", b"1")])
+
     def test_the_method_is_upper_case(self):
-        self.assertEqual(self.scope(self.serve(ECHO_SCOPE), method="PROPFIND")["method"], "PROPFIND")
+        worker = self.serve(ECHO_SCOPE)
+        for method in ("PROPFIND", "M-SEARCH", "DELETE", "get", "Query"):
+            self.assertEqual(self.scope(worker, method=method)["method"], method.upper())
+
+    def test_a_request_of_http_1_0_needs_no_host(self):
+        with self.serve(ECHO_SCOPE).connect() as client:
+            client.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+            scope = ast.literal_eval(Response(read_all(client)).body.decode())
+        self.assertEqual((scope["http_version"], scope["path"], scope["headers"]), ("1.0", "/x", []))
+
+    def test_a_target_is_split_and_decoded_and_nothing_else_is_done_to_it(self):
+        worker = self.serve(ECHO_SCOPE)
+        for target, path, raw_path, query in (
+            ("//a//b", "//a//b", b"//a//b", b""),
+            ("/a/../b/./c", "/a/../b/./c", b"/a/../b/./c", b""),
+            ("/a%2Fb%3Fc%23d", "/a/b?c#d", b"/a%2Fb%3Fc%23d", b""),
+            ("/a+b%00", "/a+b\0", b"/a+b%00", b""),
+            ("/x?", "/x", b"/x", b""),
+            ("/x?a?b%20", "/x", b"/x", b"a?b%20"),
+            ("/x#fragment?a", "/x", b"/x", b""),
+            ("http://other?a", "/", b"/", b"a"),
+            ("http://other//a", "//a", b"//a", b""),
+            ("/é?ü", "/é", "/é".encode(), "ü".encode()),
+        ):
+            with self.subTest(target):
+                scope = self.scope(worker, target)
+                self.assertEqual((scope["path"], scope["raw_path"], scope["query_string"]), (path, raw_path, query))
+
+    def test_targets_that_are_none_are_refused(self):
+        worker = self.serve(ECHO_SCOPE)
+        for target, method, status in (
+            ("*", "GET", 400),
+            ("*?a", "OPTIONS", 400),
+            ("x", "GET", 400),
+            ("?x", "GET", 400),
+            ("test:80", "GET", 400),
+            ("test:80", "CONNECT", 501),
+        ):
+            with self.subTest(target, method=method):
+                self.assertEqual(worker.request(target, method=method).status, status)
+
+    def test_what_a_client_says_of_proxies_is_a_header_and_no_more(self):
+        fields = [(b"x-forwarded-for", b"192.0.2.1"), (b"x-forwarded-proto", b"https"), (b"forwarded", b"for=192.0.2.1")]
+        worker = self.serve(ECHO_SCOPE)
+        scope = self.scope(worker, headers="".join(f"{n.decode()}: {v.decode()}\r\n" for n, v in fields))
+        self.assertEqual((scope["scheme"], scope["client"][0], scope["headers"][2:]), ("http", "127.0.0.1", fields))
+
+    def test_header_values_are_bytes_without_the_space_around_them(self):
+        with self.serve(ECHO_SCOPE).connect() as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHOST:[::1]:8000\r\nX-A:  \xe9 \xff\t\r\nX-Empty:\r\nConnection: close\r\n\r\n")
+            scope = ast.literal_eval(Response(read_all(client)).body.decode())
+        self.assertEqual(
+            scope["headers"],
+            [(b"host", b"[::1]:8000"), (b"x-a", b"\xe9 \xff"), (b"x-empty", b""), (b"connection", b"close")],
+        )
 
     def test_requests_of_one_connection_do_not_mix(self):
         # Scopes are built from what the last request of the connection had.
