@@ -23,7 +23,7 @@ const NAMES: usize = 512;
 /// What the scopes of a worker have in common.
 pub struct Scopes {
     root_path: String,
-    /// The Unix socket that is listened on; `None` when there is none or more than one.
+    /// The Unix socket that is listened on; `None` when there is none, or may be more than one.
     unix_path: Option<String>,
     state: Py<PyDict>,
     names: Mutex<HashMap<HeaderName, Py<PyBytes>>>,
@@ -45,12 +45,9 @@ pub struct Cache {
 impl Scopes {
     /// `state`: the lifespan state, copied for every request.
     pub fn new(settings: &Settings, state: Py<PyDict>) -> Self {
-        let mut paths = settings.binds.iter().filter_map(|bind| match bind {
-            Bind::Unix(path) => Some(path.to_string_lossy().into_owned()),
-            _ => None,
-        });
-        let unix_path = match (paths.next(), paths.next()) {
-            (Some(path), None) => Some(path),
+        let mut others = settings.binds.iter().filter(|bind| !matches!(bind, Bind::Tcp { .. }));
+        let unix_path = match (others.next(), others.next()) {
+            (Some(Bind::Unix(path)), None) => Some(path.to_string_lossy().into_owned()),
             _ => None,
         };
         Self { root_path: settings.root_path.clone(), unix_path, state, names: Mutex::default() }

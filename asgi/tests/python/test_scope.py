@@ -1,8 +1,9 @@
 """What an application sees of a request."""
 
 import ast
+import socket
 
-from harness import Response, TestCase, read_all, read_response
+from harness import PATIENCE, Response, TestCase, read_all, read_response
 
 ECHO_SCOPE = """
     async def app(scope, receive, send):
@@ -174,6 +175,34 @@ class Scope(TestCase):
         worker = self.serve(ECHO_SCOPE)
         for method in ("PROPFIND", "M-SEARCH", "DELETE", "get", "Query"):
             self.assertEqual(self.scope(worker, method=method)["method"], method.upper())
+
+    def scope_of_addresses(self, peer, local, **settings):
+        """The scope of a request on a connection between these two."""
+        worker = self.serve(ECHO_SCOPE, **settings)
+        client, theirs = socket.socketpair()
+        with client, theirs:
+            theirs.setblocking(False)
+            worker.deal(theirs, peer, local)
+            theirs.close()
+            client.settimeout(PATIENCE)
+            client.sendall(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+            return ast.literal_eval(read_response(client).body.decode())
+
+    def test_a_unix_socket_is_the_server_by_its_path_and_its_clients_have_no_address(self):
+        scope = self.scope_of_addresses(None, None, binds=[{"tcp": {"host": "::1", "port": 0}}, {"unix": "/run/a b.sock"}])
+        self.assertEqual((scope["client"], scope["server"]), (None, ("/run/a b.sock", None)))
+
+    def test_a_server_on_several_unix_sockets_does_not_guess_which_one_it_is(self):
+        for other in ({"unix": "/run/other.sock"}, {"descriptor": 3}):
+            with self.subTest(other):
+                scope = self.scope_of_addresses(None, None, binds=[{"unix": "/run/one.sock"}, other])
+                self.assertEqual((scope["client"], scope["server"]), (None, None))
+
+    def test_addresses_are_written_as_in_no_url_and_ipv4_as_itself(self):
+        scope = self.scope_of_addresses(("2001:db8::1", 1025), ("::1", 8000))
+        self.assertEqual((scope["client"], scope["server"]), (("2001:db8::1", 1025), ("::1", 8000)))
+        scope = self.scope_of_addresses(("::ffff:192.0.2.1", 1025), ("::ffff:127.0.0.1", 8000))
+        self.assertEqual((scope["client"], scope["server"]), (("192.0.2.1", 1025), ("127.0.0.1", 8000)))
 
     def test_a_request_of_http_1_0_needs_no_host(self):
         with self.serve(ECHO_SCOPE).connect() as client:
