@@ -28,7 +28,11 @@ def main() -> NoReturn:
         descriptor = int(os.environ.pop("POUNCE_CONTROL_FD"))
     except (KeyError, ValueError):
         sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
-    native = _extension.load().Worker(descriptor)
+    try:
+        extension = _extension.load()
+    except ImportError as error:
+        sys.exit(str(error))
+    native = extension.Worker(descriptor)
     _log.connect(native.log)
     # The handlers are there. Before the application is: its processes would inherit the mask.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
