@@ -22,6 +22,22 @@ VERSION = 2
 PATIENCE = 30
 
 
+#: For applications made of ``DISPATCH``: ``/run?name`` calls the function of that name and answers with what it returned, or
+#: with the traceback.
+RUN_BY_NAME = """
+    import traceback
+
+    async def run(scope, receive, send):
+        name = scope["query_string"].decode()
+        try:
+            result = await globals()[name]()
+        except BaseException:
+            result = traceback.format_exc()
+        await start(send)
+        await body(send, repr(result).encode())
+"""
+
+
 class Response:
     """An HTTP/1.1 response as it was on the wire."""
 
@@ -320,4 +336,4 @@ class TestCase(unittest.TestCase):
         return worker
 
 
-__all__ = ["PATIENCE", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "send_until_it_stands_still", "signal"]
+__all__ = ["PATIENCE", "RUN_BY_NAME", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "send_until_it_stands_still", "signal"]
