@@ -147,6 +147,7 @@ impl Scopes {
         asgi.set_item(intern!(py, "spec_version"), "2.4")?;
         let template = PyDict::new(py);
         template.set_item(intern!(py, "type"), intern!(py, "http"))?;
+        template.set_item(intern!(py, "asgi"), py.None())?;
         template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
         let server = match (connection.info.local(), &self.unix_path) {
             (PeerAddr::Unix, Some(path)) => (path, py.None()).into_pyobject(py)?.into_any(),
@@ -157,7 +158,7 @@ impl Scopes {
         template.set_item(intern!(py, "scheme"), intern!(py, "http"))?;
         template.set_item(intern!(py, "method"), intern!(py, "GET"))?;
         template.set_item(intern!(py, "root_path"), &self.root_path)?;
-        for key in ["asgi", "path", "raw_path", "query_string", "headers", "state", "extensions"] {
+        for key in ["path", "raw_path", "query_string", "headers", "state", "extensions"] {
             template.set_item(PyString::intern(py, key), py.None())?;
         }
         Ok(Cache { asgi: asgi.unbind(), template: template.unbind(), target: None, headers: Vec::new() })
