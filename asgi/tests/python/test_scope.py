@@ -237,9 +237,16 @@ class Scope(TestCase):
             ("?x", "GET", 400),
             ("test:80", "GET", 400),
             ("test:80", "CONNECT", 501),
+            ("/a<b>", "GET", 400),
+            ('/?"', "GET", 400),
         ):
             with self.subTest(target, method=method):
                 self.assertEqual(worker.request(target, method=method).status, status)
+
+    def test_a_target_that_is_no_utf_8_is_refused(self):
+        with self.serve(ECHO_SCOPE).connect() as client:
+            client.sendall(b"GET /\xff HTTP/1.1\r\nhost: test\r\n\r\n")
+            self.assertEqual(Response(read_all(client)).status, 400)
 
     def test_what_a_client_says_of_proxies_is_a_header_and_no_more(self):
         fields = [(b"x-forwarded-for", b"192.0.2.1"), (b"x-forwarded-proto", b"https"), (b"forwarded", b"for=192.0.2.1")]
