@@ -13,13 +13,6 @@ class StartupFailed(Exception):
     """The application said that it cannot start, or must speak lifespan and does not."""
 
 
-class Left(Exception):
-    """The application raised ``SystemExit`` or ``KeyboardInterrupt``, which is the cause of this."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(f"it left the interpreter: {error!r}")
-
-
 class Lifespan:
     """One per worker. ``mode`` is ``auto`` (an application without lifespan is fine), ``on`` or ``off``.
 
@@ -30,7 +23,7 @@ class Lifespan:
         self.state: dict[str, Any] = {}
         self._app = app
         self._mode = mode
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[BaseException | None] | None = None
         self._to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._answer: asyncio.Future[tuple[str, str]] | None = None
         self._waiting_for = ""
@@ -52,7 +45,7 @@ class Lifespan:
         # It ended without an answer.
         error = self._error()
         self._task = None
-        if self._mode == "auto" and not isinstance(error, Left):
+        if self._mode == "auto" and not isinstance(error, (SystemExit, KeyboardInterrupt)):
             _log.debug("The application does not support lifespan", error)
             return
         if error is None:
@@ -77,9 +70,12 @@ class Lifespan:
     def _error(self) -> BaseException | None:
         """What the application raised, if it has ended."""
         task = self._task
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+        if task is None or not task.done() or task.cancelled():
+            return None
+        error = task.exception()
+        return task.result() if error is None else error
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[BaseException | None]) -> None:
         if self._waiting_for == "startup" and (error := self._error()) is not None:
             _log.error("The application's lifespan ended before its shutdown; requests are served on", error)
 
@@ -93,7 +89,10 @@ class Lifespan:
             return self._answer.result()
         return ("ended", "")
 
-    async def _run(self) -> None:
+    async def _run(self) -> BaseException | None:
+        """What ``exit()`` and the like raised, which as a task's exception would go through the whole loop, past all that has
+        to be told and closed first.
+        """
         scope = {
             "type": "lifespan",
             "asgi": {"version": "3.0", "spec_version": "2.0"},
@@ -102,8 +101,8 @@ class Lifespan:
         try:
             await self._app(scope, self._to_app.get, self._send)
         except (SystemExit, KeyboardInterrupt) as error:
-            # From a task these go through the whole loop, past all that has to be told and closed first.
-            raise Left(error) from error
+            return error
+        return None
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
