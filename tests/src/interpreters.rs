@@ -2,8 +2,12 @@
 
 use std::env;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// The minor versions of Python 3 that PyO3 builds for.
+const MINORS: RangeInclusive<u32> = 10..=15;
 
 /// A CPython that pounce can be built for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub fn version_of(python: &Path) -> Result<String, String> {
     if output.status.success() { Ok(said.trim().to_owned()) } else { Err(complaint.trim().to_owned()) }
 }
 
-/// Every interpreter from 3.10 on, one for each version: those that `POUNCE_TEST_PYTHONS` names (paths, separated by colons),
+/// Every interpreter that pounce is built for, one for each version: those that `POUNCE_TEST_PYTHONS` names (paths, separated by colons),
 /// `python3.*` in `$PATH`, and pyenv's.
 ///
 /// # Panics
@@ -43,7 +47,9 @@ pub fn all() -> Vec<Found> {
         // A shim of pyenv's for a version that is not active, an old Python, a PyPy.
         let Ok(version) = version_of(&path) else { continue };
         let minor = version.trim_end_matches('t').strip_prefix("3.").and_then(|minor| minor.parse().ok());
-        if minor.is_some_and(|minor: u32| minor >= 10) && found.iter().all(|other| other.version != version) {
+        if minor.is_some_and(|minor| MINORS.contains(&minor))
+            && found.iter().all(|other| other.version != version)
+        {
             found.push(Found { version, path });
         }
     }

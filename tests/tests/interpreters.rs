@@ -9,17 +9,22 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pounce_tests::binary::{target_dir, workspace};
+use pounce_tests::binary::{pounce, target_dir, workspace};
 use pounce_tests::interpreters::{self, Found};
-use pounce_tests::venv::base_python;
 use pounce_tests::{Server, skip};
 
-/// One that the module beside the executable is not for, and that another can be built for.
-fn another() -> Option<(String, Found)> {
-    let own = interpreters::version_of(Path::new(&base_python())).expect("the Python of all other tests");
-    let found =
-        interpreters::all().into_iter().find(|found| found.version != own && found.version != "3.13t")?;
-    Some((own, found))
+/// What the module beside the executable was built for: `3.11`.
+fn built_for() -> Option<String> {
+    const MARK: &[u8] = b"pounce-built-for=";
+    let module = fs::read(pounce().with_file_name("deps").join("libpounce_asgi.so")).ok()?;
+    let at = module.windows(MARK.len()).position(|bytes| bytes == MARK)? + MARK.len();
+    let version = module[at..].split(|byte| *byte == b';').next()?;
+    String::from_utf8(version.to_vec()).ok()
+}
+
+/// One that this module is not for, and that another can be built for.
+fn another(own: &str) -> Option<Found> {
+    interpreters::all().into_iter().find(|found| found.version != own && found.version != "3.13t")
 }
 
 /// Runs `command` in a shell, as it is, except that a `cargo build --release` in it makes the module alone, unoptimised and
@@ -42,11 +47,17 @@ fn run_in_a_shell(command: &str, target: &Path) {
 
 #[test]
 fn a_python_that_the_module_does_not_fit_is_refused_and_the_told_command_mends_it() {
-    let Some((own, Found { version, path })) = another() else {
+    let Some(own) = built_for().filter(|own| own.starts_with("3.") && !own.ends_with('t')) else {
         skip::skipped(
-            "no Python beside the one that pounce was built for is on this machine: \
-            what is said to it, and the command that mends it, are NOT tested",
+            "there is no module for one Python alone beside pounce: a Python that does not fit is NOT tested",
         );
+        return;
+    };
+    let Some(Found { version, path }) = another(&own) else {
+        skip::skipped(&format!(
+            "there is no Python on this machine but {own}, which pounce was built for: \
+            what is said to another, and the command that mends it, are NOT tested"
+        ));
         return;
     };
     let directory = tempfile::tempdir().unwrap();
