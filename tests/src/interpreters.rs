@@ -30,8 +30,8 @@ pub fn version_of(python: &Path) -> Result<String, String> {
     if output.status.success() { Ok(said.trim().to_owned()) } else { Err(complaint.trim().to_owned()) }
 }
 
-/// Every interpreter that pounce is built for, one for each version: those that `POUNCE_TEST_PYTHONS` names (paths, separated by colons),
-/// `python3.*` in `$PATH`, and pyenv's.
+/// Every interpreter that pounce can be built for, one for each version: those that `POUNCE_TEST_PYTHONS` names (paths,
+/// separated by colons), `python3.*` in `$PATH`, and pyenv's.
 ///
 /// # Panics
 /// If `POUNCE_TEST_PYTHONS` names something that is none.
