@@ -9,6 +9,7 @@ pub mod binary;
 pub mod client;
 pub mod events;
 pub mod heavy;
+pub mod interpreters;
 pub mod ledger;
 pub mod load;
 pub mod log_redaction;
