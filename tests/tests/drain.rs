@@ -684,10 +684,10 @@ fn s39_an_idle_connection_lingers_no_longer_than_keep_alive_timeout() {
     });
 }
 
-/// Clients that connect anew for each request, as fast as they are answered: many connections in each of the
-/// supervisor's turns.
+/// Clients that connect anew for each request, as fast as they are answered or refused: many connections in each of
+/// the supervisor's turns.
 fn storm(server: &Server) -> RunningLoad {
-    KeepAliveLoad::new(server.address(), 32).requests(vec![Request::get("/").close()]).start()
+    KeepAliveLoad::new(server.address(), 32).requests(vec![Request::get("/").close()]).impatient().start()
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn s38_too_large_a_body_gets_413_and_is_never_complete_to_the_application() {
 #[test]
 fn s39_a_slow_head_gets_408_and_an_idle_connection_does_not() {
     with_both(|kind| {
-        let server = kind.server().args(["--header-timeout", "0.5", "--keep-alive-timeout", "30"]).start();
+        let server = kind.server().args(["--header-timeout", "1", "--keep-alive-timeout", "30"]).start();
         let mut slow = server.connect();
         slow.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
         let mut idle = server.session();
