@@ -140,11 +140,11 @@ fn s27_health_answers_while_python_is_busy() {
         let (mut open, mut spare) = (server.session(), server.session());
         open.get("/health").status(200);
         spare.get("/health").status(200);
-        let mut running = server.send(&busy.request(6));
+        let mut running = server.send(&busy.request(7));
         events.wait_for(busy.begins(), 1);
         let begun = Instant::now();
         let (mut answers, mut echoes) = (Vec::new(), Vec::new());
-        while begun.elapsed() < Duration::from_secs(4) {
+        while begun.elapsed() < Duration::from_millis(3500) {
             answers.push(time(|| drop(open.get("/health").status(200))));
             answers.push(time(|| drop(server.get("/health").status(200))));
             echoes.push(time(|| echo.ask()));
@@ -161,7 +161,7 @@ fn s27_health_answers_while_python_is_busy() {
         server.get("/health").status(503);
         assert_eq!(running.state(), Close::StillOpen, "Python was not busy any more");
         running.read_response("GET").status(200);
-        server.assert_exit(0, Duration::from_secs(6) + SLACK);
+        server.assert_exit(0, Duration::from_secs(7) + SLACK);
     });
 }
 
