@@ -504,10 +504,11 @@ fn s21_a_worker_whose_python_is_busy_keeps_the_deadline_and_hinders_nobody() {
         assert_eq!(with, [Some(1), Some(2)]);
 
         let signalled = Instant::now();
-        server.begin_drain();
+        server.signal(Signal::TERM);
         server.wait_for_line("Worker 1 draining");
         let told = signalled.elapsed();
-        assert!(told < Duration::from_millis(100) + SLACK / 2, "new work was taken for {told:?}");
+        assert!(told < Duration::from_millis(100) + SLACK / 3, "it was told after {told:?}");
+        server.wait_until_new_connections_get_503();
         for _ in 0..10 {
             server.get("/").status(503);
         }
@@ -627,7 +628,7 @@ fn s39_a_head_that_stops_during_the_drain_gets_408_and_holds_it_no_longer() {
         let mut slow = server.connect();
         slow.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
         settle();
-        server.begin_drain();
+        server.begin_shutdown();
         assert!(slow.read_response("GET").status(408).connection_close);
         server.assert_exit(0, SLACK);
     });
@@ -643,7 +644,7 @@ fn s39_a_body_that_stops_during_the_drain_gets_408_and_holds_it_no_longer() {
     stalled.send(&request.encode_head());
     stalled.send(b"01234");
     settle();
-    server.begin_drain();
+    server.begin_shutdown();
     assert!(stalled.read_response("POST").status(408).connection_close);
     server.assert_exit(0, SLACK);
 }
@@ -660,7 +661,7 @@ fn s39_a_client_that_does_not_read_during_the_drain_is_closed_and_holds_it_no_lo
     let mut stuck = Connection::open_with_receive_buffer(server.address(), 16 * 1024).unwrap();
     stuck.send(&Request::get("/big?n=33554432").encode());
     events.wait_for("big begins", 1);
-    server.begin_drain();
+    server.begin_shutdown();
     // Not forced: it is the client that did not want the rest.
     server.assert_exit(0, Duration::from_secs(2) + 2 * SLACK);
     let outcome = stuck.read_response("GET");
