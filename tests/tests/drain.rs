@@ -1,10 +1,12 @@
-//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 21, 22, 24).
+//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 21, 22, 24; 39 during a drain, and 12 and 29
+//! in a storm of new connections).
 //!
 //! Every case runs with both kinds of worker, and with all four of a connection's timeouts on; those that need an
 //! application which blocks, swallows its cancellation or sends a lot run with Python only.
 //!
 //! To see these fail: call hyper's `graceful_shutdown()` on a connection, close the listener at the signal, close
-//! idle connections at once (`--keepalive-linger 0`), or answer 503 without reading the request.
+//! idle connections at once (`--keepalive-linger 0`), answer 503 without reading the request, or let a connection's
+//! timeouts rest while its server drains.
 
 use std::thread;
 use std::time::{Duration, Instant};

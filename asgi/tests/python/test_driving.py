@@ -325,7 +325,7 @@ class Echo:
         self._client.close()
 
 
-def seconds(action) -> float:
+def time_of(action) -> float:
     began = time.monotonic()
     action()
     return time.monotonic() - began
@@ -364,8 +364,8 @@ class Busy(TestCase):
                 ask()
                 for _ in range(11):
                     busy = be_busy("0.2")
-                    healths.append(seconds(ask))
-                    echoes.append(seconds(echo.ask))
+                    healths.append(time_of(ask))
+                    echoes.append(time_of(echo.ask))
                     read_response(busy)
             # Half of them may be late by what the machine does else: were the worker late, they all would be.
             in_time = 0.05 + statistics.median(echoes)
