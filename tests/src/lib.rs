@@ -30,6 +30,6 @@ pub use load::{FreshLoad, KeepAliveLoad, RunningLoad};
 pub use outcome::{Answer, Outcome};
 pub use request::Request;
 pub use server::{Server, ServerBuilder};
-pub use worker_kind::{WorkerKind, with_both};
+pub use worker_kind::{Busy, WorkerKind, with_both, with_each};
 
 pub use rustix::process::Signal;
