@@ -678,3 +678,62 @@ class Sending(TestCase):
         # Nobody sees the error of what nobody awaits, so Python is told.
         self.assertEqual(worker.request("/dropped").body, b"hello")
         worker.wait_for_log('unexpected ASGI message "nonsense"')
+
+    def test_a_stream_of_no_bytes_lets_the_next_request_be_answered(self):
+        worker = self.served(
+            """
+    async def nothing(scope, receive, send):
+        await start(send, (b"content-length", b"0"))
+        await body(send, b"", True)
+        await asyncio.sleep(0.01)
+        await body(send)
+"""
+        )
+        with worker.connect() as client:
+            for path in (b"/nothing", b"/hello"):
+                client.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: test\r\n\r\n")
+                self.assertEqual(read_response(client).status, 200)
+
+    def test_spaces_around_a_content_length_do_not_break_a_stream(self):
+        worker = self.served(
+            """
+    async def spaces(scope, receive, send):
+        await start(send, (b"content-length", b" 5 "))
+        await body(send, b"hel", True)
+        await asyncio.sleep(0.01)
+        await body(send, b"lo")
+"""
+        )
+        response = worker.request("/spaces")
+        self.assertEqual((response.header("content-length"), response.body), ("5", b"hello"))
+
+    def test_more_header_fields_than_there_is_room_for_are_refused(self):
+        worker = self.served(
+            """
+    def fields(scope):
+        return [(b"x-%d" % n, b"") for n in range(int(scope["query_string"]))]
+
+    async def listed(scope, receive, send):
+        await try_to_start(scope, send, fields(scope))
+
+    async def generated(scope, receive, send):
+        await try_to_start(scope, send, (field for field in fields(scope)))
+
+    async def one_name(scope, receive, send):
+        await try_to_start(scope, send, [(b"x-one", b"")] * int(scope["query_string"]))
+
+    async def try_to_start(scope, send, headers):
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        except ValueError as error:
+            await start(send, (b"x-error", str(error).encode()))
+        await body(send)
+"""
+        )
+        for path in ("/listed", "/generated", "/one_name"):
+            with self.subTest(path):
+                response = worker.request(path + "?16384")
+                self.assertEqual(len([name for name, _ in response.headers if name.startswith("x-")]), 16384)
+                for count in (16385, 50000):
+                    error = worker.request(f"{path}?{count}").header("x-error")
+                    self.assertEqual(error, "a response has at most 16384 header fields")
