@@ -99,7 +99,7 @@ struct Answer {
 
 /// What `receive()` gives to the application.
 pub enum Received {
-    /// The body's next bytes, in the pieces in which they came.
+    /// The body's next bytes.
     Request {
         body: Pieces,
         more: bool,

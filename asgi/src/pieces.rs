@@ -1,4 +1,4 @@
-//! Bytes that wait for the other side, in the pieces in which they came.
+//! Bytes that wait for the other side.
 
 use std::collections::VecDeque;
 

@@ -167,9 +167,9 @@ impl Request {
         Waiter { request: slf.unbind(), kind: Kind::Receive, waiting: Mutex::new(None) }
     }
 
-    /// `send(message)`: a message to the client. It is taken at the call, which costs less than at the `await`; nothing that
-    /// an application can see hangs on it but the order, and that is the order of the calls. What is wrong with it is raised
-    /// where it is awaited: `send` is a coroutine function to its callers.
+    /// `send(message)`: a message to the client. It is taken at the call, which costs less than at the `await`: messages go
+    /// out in the order of the calls, also of those that nobody awaits. What is wrong with one is raised where it is
+    /// awaited, as by a coroutine function.
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
