@@ -3,19 +3,19 @@
 //! Both sides hold an [`Exchange`] and change it under its lock; whoever makes something possible for the other wakes
 //! it: hyper's task by its waker, the application through [`Event`]s. Back-pressure is counted here, both ways.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::Body as _;
 use pyo3::{Py, PyAny};
 
 use crate::connection::Connection;
 use crate::driver::{Driver, Event, set_waker};
+use crate::pieces::Pieces;
 use crate::runtime::{Ending, RequestBody};
 
 /// Response bytes that are queued before `send()` waits.
@@ -23,9 +23,6 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Request body bytes after which nothing more is read ahead of the application.
 const READ_AHEAD_BYTES: usize = 128 * 1024;
-
-/// Chunks below this are joined into one frame: the application's message boundaries mean nothing on the wire.
-const JOIN_BYTES: usize = 4096;
 
 /// See the module.
 pub struct Exchange {
@@ -43,8 +40,7 @@ pub struct Exchange {
 struct State {
     request: Option<http::request::Parts>,
 
-    received: VecDeque<Bytes>,
-    received_bytes: usize,
+    received: Pieces,
     request_body: RequestBodyState,
     /// The application was given the last part of the body.
     request_body_delivered: bool,
@@ -60,8 +56,7 @@ struct State {
     answered: bool,
     /// The service future, then the response body.
     hyper: Option<Waker>,
-    queue: VecDeque<Bytes>,
-    queued_bytes: usize,
+    queue: Pieces,
     senders: Vec<Py<PyAny>>,
     /// Bytes that the application announced and has not sent yet.
     content_length_left: Option<u64>,
@@ -104,9 +99,9 @@ struct Answer {
 
 /// What `receive()` gives to the application.
 pub enum Received {
-    /// The body's next bytes, in the pieces in which they came.
+    /// The body's next bytes.
     Request {
-        body: VecDeque<Bytes>,
+        body: Pieces,
         more: bool,
     },
     Disconnect,
@@ -133,7 +128,7 @@ impl Exchange {
         driver: Arc<Driver>,
         connection: Arc<Connection>,
         request: http::request::Parts,
-        body: VecDeque<Bytes>,
+        body: Pieces,
         complete: bool,
     ) -> Arc<Self> {
         let wanted = !request.headers.contains_key(header::EXPECT);
@@ -145,7 +140,6 @@ impl Exchange {
             slot: AtomicUsize::new(0),
             state: Mutex::new(State {
                 request: Some(request),
-                received_bytes: body.iter().map(Bytes::len).sum(),
                 received: body,
                 request_body: if complete { RequestBodyState::Complete } else { RequestBodyState::Open },
                 request_body_delivered: false,
@@ -156,8 +150,7 @@ impl Exchange {
                 answer: None,
                 answered: false,
                 hyper: None,
-                queue: VecDeque::new(),
-                queued_bytes: 0,
+                queue: Pieces::default(),
                 senders: Vec::new(),
                 content_length_left: None,
                 no_body: false,
@@ -305,9 +298,7 @@ impl Exchange {
         if let Err(message) = state.count(body.len(), more) {
             if matches!(state.response, ResponseState::Streaming) {
                 state.response = ResponseState::Aborted;
-                let hyper = state.hyper.take();
-                drop(guard);
-                self.wake(hyper);
+                self.ended(guard);
             }
             return Err(SendError::Protocol(message));
         }
@@ -336,9 +327,8 @@ impl Exchange {
         }
         let useless = state.no_body && !self.head_request && !body.is_empty();
         let useless = useless && !std::mem::replace(&mut state.told_no_body, true);
-        if !state.no_body && (more || streaming) && !body.is_empty() {
-            state.queued_bytes += body.len();
-            state.queue.push_back(body);
+        if !state.no_body && (more || streaming) {
+            state.queue.push(body);
         }
         let hyper = state.hyper.take();
         let sent = if state.can_send() { Sent::Done } else { Sent::Full };
@@ -394,14 +384,25 @@ impl Exchange {
         } else {
             state.response = ResponseState::Aborted;
         }
-        let hyper = state.hyper.take();
-        let reader = state.reader.take();
         // To stop when the client has left is no mistake.
         let finished = if state.peer_ended { Finished::Closed } else { finished };
+        self.ended(state);
+        finished
+    }
+
+    /// Wakes all who wait: the response is complete or was cut off.
+    fn ended(&self, mut state: MutexGuard<'_, State>) {
+        let (hyper, reader) = (state.hyper.take(), state.reader.take());
+        let mut waiting = std::mem::take(&mut state.receivers);
+        if state.can_send() {
+            waiting.append(&mut state.senders);
+        }
         drop(state);
         self.wake(hyper);
         self.wake(reader);
-        finished
+        if !waiting.is_empty() {
+            self.driver.push_all(waiting.into_iter().map(Event::Wake));
+        }
     }
 
     fn wake(&self, waker: Option<Waker>) {
@@ -425,14 +426,17 @@ impl Exchange {
             Some(body) => ResponseBody::whole(body),
             // All of it is here by now: its length is known, and it goes out in one write.
             None if matches!(state.response, ResponseState::Complete)
-                && state.queued_bytes <= BUFFER_BYTES =>
+                && state.queue.bytes() <= BUFFER_BYTES =>
             {
-                let body = state.next_frame_all();
-                ResponseBody::whole(body)
+                ResponseBody::whole(state.queue.take().into_bytes())
             }
             None => ResponseBody::Stream(Stream(Arc::clone(self))),
         };
+        let outlived = state.no_body && matches!(state.response, ResponseState::Streaming);
         drop(state);
+        if outlived {
+            self.outlived();
+        }
         let mut response = http::Response::new(body);
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
@@ -452,6 +456,38 @@ impl Exchange {
         }
     }
 
+    /// hyper is done with the response, and the application is not: it hears of the connection's end all the same.
+    fn outlived(self: &Arc<Self>) {
+        if !self.connection.tell_of_its_end(self) {
+            self.connection_ended();
+        }
+    }
+
+    /// The connection has ended, and the response was over for hyper before.
+    pub fn connection_ended(&self) {
+        let mut state = self.state();
+        if state.closed || !matches!(state.response, ResponseState::Streaming) {
+            return;
+        }
+        if state.no_body {
+            // There may be no end to what the application sends and nobody gets.
+            state.closed = true;
+        } else if self.connection.info.peer_half_closed() {
+            // It has all that was announced: what is left to send is that this was all.
+            state.peer_ended = true;
+        } else {
+            // This side has closed it as soon as it could, which says nothing of the client.
+            return;
+        }
+        let reader = if state.closed { state.reader.take() } else { None };
+        let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
+        drop(state);
+        self.wake(reader);
+        if !receivers.is_empty() {
+            self.driver.push_all(receivers.into_iter().map(Event::Wake));
+        }
+    }
+
     /// hyper lets go of the request. Nothing happens if the response was complete.
     fn close(self: &Arc<Self>) {
         let mut state = self.state();
@@ -460,9 +496,13 @@ impl Exchange {
         {
             return;
         }
+        if state.all_given() {
+            drop(state);
+            self.outlived();
+            return;
+        }
         state.closed = true;
         state.queue.clear();
-        state.queued_bytes = 0;
         let reader = state.reader.take();
         let waiting: Vec<_> = {
             let State { receivers, senders, .. } = &mut *state;
@@ -479,7 +519,7 @@ impl Exchange {
 
     fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Aborted>>> {
         let mut state = self.state();
-        if state.queue.is_empty() {
+        let Some(frame) = state.queue.pop() else {
             return match state.response {
                 ResponseState::Complete => Poll::Ready(None),
                 ResponseState::Aborted => Poll::Ready(Some(Err(Aborted))),
@@ -489,8 +529,7 @@ impl Exchange {
                     Poll::Pending
                 }
             };
-        }
-        let frame = state.next_frame();
+        };
         let senders = if state.can_send() { std::mem::take(&mut state.senders) } else { Vec::new() };
         drop(state);
         if !senders.is_empty() {
@@ -502,8 +541,7 @@ impl Exchange {
     fn push_received(&self, part: Option<Bytes>, now: RequestBodyState) {
         let mut state = self.state();
         if let Some(part) = part {
-            state.received_bytes += part.len();
-            state.received.push_back(part);
+            state.received.push(part);
         }
         state.request_body = now;
         let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
@@ -522,7 +560,7 @@ impl Exchange {
                     return Poll::Ready(());
                 }
                 set_waker(&mut state.reader, cx);
-                if state.received_bytes >= READ_AHEAD_BYTES || !state.request_body_wanted {
+                if state.received.bytes() >= READ_AHEAD_BYTES || !state.request_body_wanted {
                     return Poll::Pending;
                 }
             }
@@ -594,15 +632,14 @@ impl State {
         {
             return Some(Received::Disconnect);
         }
-        let body = std::mem::take(&mut self.received);
-        self.received_bytes = 0;
+        let body = self.received.take();
         let more = self.request_body != RequestBodyState::Complete;
         self.request_body_delivered = !more;
         Some(Received::Request { body, more })
     }
 
     fn can_send(&self) -> bool {
-        self.queued_bytes < BUFFER_BYTES || matches!(self.response, ResponseState::Aborted)
+        self.queue.bytes() < BUFFER_BYTES || matches!(self.response, ResponseState::Aborted)
     }
 
     /// Checks a part of the body against the announced length.
@@ -623,40 +660,12 @@ impl State {
         Ok(())
     }
 
-    fn next_frame_all(&mut self) -> Bytes {
-        self.queued_bytes = 0;
-        join_all(&mut self.queue)
-    }
-
-    fn next_frame(&mut self) -> Bytes {
-        let Some(first) = self.queue.pop_front() else { return Bytes::new() };
-        let mut frame = first;
-        if frame.len() < JOIN_BYTES && self.queue.front().is_some_and(|next| next.len() < JOIN_BYTES) {
-            let mut joined = BytesMut::with_capacity(self.queued_bytes.min(BUFFER_BYTES + JOIN_BYTES));
-            joined.extend_from_slice(&frame);
-            while self.queue.front().is_some_and(|next| next.len() < JOIN_BYTES)
-                && let Some(next) = self.queue.pop_front()
-            {
-                joined.extend_from_slice(&next);
-            }
-            frame = joined.freeze();
-        }
-        self.queued_bytes -= frame.len();
-        frame
-    }
-}
-
-fn join_all(parts: &mut VecDeque<Bytes>) -> Bytes {
-    match parts.len() {
-        0 => Bytes::new(),
-        1 => parts.pop_front().unwrap_or_default(),
-        _ => {
-            let mut joined = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-            for part in parts.drain(..) {
-                joined.extend_from_slice(&part);
-            }
-            joined.freeze()
-        }
+    /// Whether hyper has every byte that was announced, and lets go of the body without asking for its end.
+    fn all_given(&self) -> bool {
+        self.content_length_left == Some(0)
+            && self.queue.is_empty()
+            && self.answered
+            && matches!(self.response, ResponseState::Streaming)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Where things are:
 //! [`driver`] the runtime, and which thread drives it · [`poller`] asyncio's descriptors and timers ·
-//! [`exchange`] a request between both sides · [`service`] hyper's side · [`bridge`], [`first_step`], [`request`], `send_slot` asyncio's side ·
+//! [`exchange`] a request between both sides, [`connection`] what its connection has, [`pieces`] bytes that wait · [`service`] hyper's side · [`bridge`], [`first_step`], [`request`], `send_slot` asyncio's side ·
 //! [`scope`], [`message`] what the ASGI specification asks for · [`heap`] what malloc keeps · [`task_set`] asyncio's list of tasks, faster · [`worker`] the Python class that holds it together.
 
 #![allow(missing_debug_implementations, reason = "all of it is private: the rlib offers one constant")]
@@ -18,6 +18,7 @@ mod exchange;
 mod first_step;
 mod heap;
 mod message;
+mod pieces;
 mod poller;
 mod request;
 mod runtime;
@@ -46,7 +47,7 @@ mod _pounce {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::request::{Done, Request, Waiter};
+    use crate::request::{Done, Refused, Request, Waiter};
     #[pymodule_export]
     use crate::worker::Worker;
 

@@ -15,6 +15,10 @@ use crate::exchange::body_less;
 /// Bodies below this are copied; larger ones stay in Python's memory until they are written.
 const COPY_BYTES: usize = 4096;
 
+/// Header fields that a response can have. An `http::HeaderMap` panics when it gets more than 24,576, and the server adds
+/// some of its own.
+const MOST_FIELDS: usize = 16_384;
+
 /// A message of the application.
 pub enum Message {
     Head { status: StatusCode, headers: HeaderMap, content_length: Option<u64> },
@@ -139,7 +143,7 @@ fn head(entries: &Entries<'_>, known: &KnownHeaders, room: usize) -> PyResult<Me
     let mut content_length = None;
     if let Some(pairs) = &entries.headers {
         if let Ok(pairs) = pairs.cast::<PyList>() {
-            headers.reserve(pairs.len().max(room));
+            headers.reserve(pairs.len().max(room).min(MOST_FIELDS));
             for pair in pairs.iter() {
                 add_header(&mut headers, &mut content_length, &pair, known)?;
             }
@@ -247,6 +251,9 @@ fn add_header(
             None => *content_length = Some(length),
         }
     }
+    if headers.len() >= MOST_FIELDS {
+        return Err(PyValueError::new_err(format!("a response has at most {MOST_FIELDS} header fields")));
+    }
     headers.append(header.name, header.value);
     Ok(())
 }
@@ -260,6 +267,8 @@ fn checked_header(pair: &Bound<'_, PyAny>) -> PyResult<Header> {
             printed(name_bytes)
         ))
     })?;
+    // hyper parses a length, and takes digits only.
+    let value_bytes = if name == header::CONTENT_LENGTH { value_bytes.trim_ascii() } else { value_bytes };
     let value = HeaderValue::from_bytes(value_bytes).map_err(|_| {
         PyValueError::new_err(format!(
             "invalid value {} of the response header {name}: line breaks and control characters are not allowed",
@@ -270,7 +279,6 @@ fn checked_header(pair: &Bound<'_, PyAny>) -> PyResult<Header> {
     if name == header::CONTENT_LENGTH {
         let length = std::str::from_utf8(value_bytes)
             .ok()
-            .map(str::trim)
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| {

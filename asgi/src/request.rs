@@ -1,10 +1,8 @@
 //! A request as Python sees it: the coroutine that its task runs, and what `receive` and `send` return.
 
-use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use http::{Method, Uri};
 use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -16,6 +14,7 @@ use pyo3::{ffi, pyclass};
 use crate::bridge::Bridge;
 use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
 use crate::message::{self, Message};
+use crate::pieces::Pieces;
 #[cfg(not(Py_LIMITED_API))]
 use crate::send_slot::{Step, Steps};
 
@@ -168,24 +167,20 @@ impl Request {
         Waiter { request: slf.unbind(), kind: Kind::Receive, waiting: Mutex::new(None) }
     }
 
-    /// `send(message)`: a message to the client.
+    /// `send(message)`: a message to the client. It is taken at the call, which costs less than at the `await`: messages go
+    /// out in the order of the calls, also of those that nobody awaits. What is wrong with one is raised where it is
+    /// awaited, as by a coroutine function.
     fn respond<'py>(slf: &Bound<'py, Self>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
-        let sent = match message::parse(message, &this.bridge.known_headers, this.exchange.request_fields)? {
-            Message::Body { body, more } => this.exchange.send_body(body, more),
-            Message::Head { status, headers, content_length } => {
-                this.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
-            }
-        };
-        match sent {
+        match this.take(message) {
             Ok(Sent::Done) => Ok(this.bridge.done(py)),
             Ok(Sent::Full) => {
                 let waiter =
                     Waiter { request: slf.clone().unbind(), kind: Kind::Send, waiting: Mutex::new(None) };
                 Ok(Bound::new(py, waiter)?.into_any())
             }
-            Err(error) => Err(this.send_error(py, error)),
+            Err(error) => Ok(Bound::new(py, Refused(Mutex::new(Some(error))))?.into_any()),
         }
     }
 
@@ -305,6 +300,16 @@ impl Request {
         }
     }
 
+    fn take(&self, message: &Bound<'_, PyAny>) -> PyResult<Sent> {
+        let sent = match message::parse(message, &self.bridge.known_headers, self.exchange.request_fields)? {
+            Message::Body { body, more } => self.exchange.send_body(body, more),
+            Message::Head { status, headers, content_length } => {
+                self.exchange.send_head(status, headers, content_length).map(|()| Sent::Done)
+            }
+        };
+        sent.map_err(|error| self.send_error(message.py(), error))
+    }
+
     fn send_error(&self, py: Python<'_>, error: SendError) -> PyErr {
         match error {
             SendError::Protocol(message) => PyRuntimeError::new_err(message),
@@ -355,6 +360,60 @@ impl Steps for Done {
     }
 }
 
+/// What `send()` returns for a message that it does not take: a coroutine that raises why.
+#[pyclass(frozen, module = "pounce._pounce")]
+pub struct Refused(Mutex<Option<PyErr>>);
+
+impl Refused {
+    fn error(&self) -> Option<PyErr> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        if let Some(error) = self.error() {
+            // Nobody awaited it. Python has a place for errors that nobody sees.
+            Python::attach(|py| error.write_unraisable(py, None));
+        }
+    }
+}
+
+#[pymethods]
+impl Refused {
+    fn __await__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self) -> PyResult<Option<Py<PyAny>>> {
+        Err(self.error().unwrap_or_else(|| PyRuntimeError::new_err("cannot reuse already awaited coroutine")))
+    }
+
+    fn send(&self, _value: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        self.__next__()
+    }
+
+    #[pyo3(signature = (kind, value = None, _traceback = None))]
+    fn throw(
+        &self,
+        kind: &Bound<'_, PyAny>,
+        value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        self.close();
+        Err(thrown(kind, value))
+    }
+
+    fn close(&self) {
+        let error = self.error();
+        drop(error);
+    }
+}
+
 /// Whether `awaited` is a future and could be cancelled with `error`'s message.
 fn cancelled(py: Python<'_>, awaited: &Py<PyAny>, error: &Bound<'_, PyAny>) -> bool {
     let cancelled = || {
@@ -373,11 +432,12 @@ fn thrown(kind: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyErr {
 }
 
 /// The pieces as one `bytes`, copied once.
-fn bytes_of<'py>(py: Python<'py>, pieces: &VecDeque<Bytes>) -> PyResult<Bound<'py, PyBytes>> {
-    if let (Some(piece), 1) = (pieces.front(), pieces.len()) {
+fn bytes_of<'py>(py: Python<'py>, pieces: &Pieces) -> PyResult<Bound<'py, PyBytes>> {
+    let mut rest = pieces.iter();
+    if let (Some(piece), None) = (rest.next(), rest.next()) {
         return Ok(PyBytes::new(py, piece));
     }
-    PyBytes::new_with_writer(py, pieces.iter().map(Bytes::len).sum(), |writer| {
+    PyBytes::new_with_writer(py, pieces.bytes(), |writer| {
         pieces.iter().try_for_each(|piece| writer.write_bytes(piece))
     })
 }

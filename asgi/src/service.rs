@@ -1,19 +1,18 @@
 //! The application as a hyper service: one [`Asgi`] per worker, one [`AsgiService`] per connection.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::header;
 use http_body::Body as _;
 
 use crate::connection::Connection;
 use crate::driver::{Driver, Event};
 use crate::exchange::{Exchange, Held, ResponseBody};
+use crate::pieces::Pieces;
 use crate::runtime::{App, ConnectionInfo, RequestBody};
 
 /// A body that is announced with no more bytes than this is read whole before the application is started, so that its
@@ -40,6 +39,13 @@ pub struct AsgiService {
     connection: Arc<Connection>,
 }
 
+impl Drop for AsgiService {
+    /// hyper has a connection's service as long as the connection.
+    fn drop(&mut self) {
+        self.connection.ended();
+    }
+}
+
 impl hyper::service::Service<http::Request<RequestBody>> for AsgiService {
     type Response = http::Response<ResponseBody>;
     type Error = Infallible;
@@ -48,14 +54,14 @@ impl hyper::service::Service<http::Request<RequestBody>> for AsgiService {
     fn call(&self, request: http::Request<RequestBody>) -> Respond {
         let (request, body) = request.into_parts();
         if body.is_end_stream() {
-            return Respond(start(&self.driver, &self.connection, request, VecDeque::new(), None));
+            return Respond(start(&self.driver, &self.connection, request, Pieces::default(), None));
         }
         Respond(Stage::Reading(Some(Box::new(Reading {
             driver: Arc::clone(&self.driver),
             connection: Arc::clone(&self.connection),
             request,
             body,
-            parts: VecDeque::new(),
+            parts: Pieces::default(),
         }))))
     }
 }
@@ -75,7 +81,7 @@ struct Reading {
     connection: Arc<Connection>,
     request: http::request::Parts,
     body: RequestBody,
-    parts: VecDeque<Bytes>,
+    parts: Pieces,
 }
 
 impl Reading {
@@ -89,18 +95,16 @@ impl Reading {
             return Poll::Ready(Some(false));
         }
         let whole = self.body.size_hint().exact().is_some_and(|length| length <= SMALL_BODY_BYTES as u64);
-        let mut bytes = 0;
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
-                        bytes += data.len();
-                        self.parts.push_back(data);
+                        self.parts.push(data);
                     }
                     if self.body.is_end_stream() {
                         return Poll::Ready(Some(true));
                     }
-                    if bytes >= SMALL_BODY_BYTES {
+                    if self.parts.bytes() >= SMALL_BODY_BYTES {
                         return Poll::Ready(Some(false));
                     }
                 }
@@ -118,7 +122,7 @@ fn start(
     driver: &Arc<Driver>,
     connection: &Arc<Connection>,
     request: http::request::Parts,
-    parts: VecDeque<Bytes>,
+    parts: Pieces,
     rest: Option<RequestBody>,
 ) -> Stage {
     let exchange = Exchange::new(Arc::clone(driver), Arc::clone(connection), request, parts, rest.is_none());

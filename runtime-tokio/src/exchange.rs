@@ -265,7 +265,8 @@ fn begin<R, B: Body>(
     response.map(|body| {
         let tap = AnswerTap { shared: Arc::clone(shared), ended: false, no_body, unframed, left, log };
         let mut body = AnswerBody { inner: wrap(body), failed: None, tap };
-        if body.inner.is_end_stream() {
+        // hyper does not ask for a body of no bytes.
+        if body.inner.is_end_stream() || left == Some(0) {
             body.tap.end();
         }
         body

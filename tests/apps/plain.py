@@ -130,6 +130,16 @@ async def big(scope, receive, send, query):
     event("big ends")
 
 
+async def crumbs(scope, receive, send, query):
+    """`n` bytes, each in a message of its own."""
+    count = int(query["n"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % count)]})
+    crumb = {"type": "http.response.body", "body": b"x", "more_body": True}
+    for _ in range(count):
+        await send(crumb)
+    await send({"type": "http.response.body"})
+
+
 async def echo(scope, receive, send, query):
     body, complete = await whole_body(receive)
     event(f"echo of {len(body)} bytes, {'complete' if complete else 'cut'}")
@@ -243,6 +253,7 @@ PATHS = {
     "/cancellable": cancellable,
     "/stream": stream,
     "/big": big,
+    "/crumbs": crumbs,
     "/echo": echo,
     "/held": held,
     "/go": go,

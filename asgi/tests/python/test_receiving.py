@@ -3,6 +3,7 @@
 import contextlib
 import platform
 import socket
+import time
 import unittest
 
 from harness import (
@@ -109,6 +110,20 @@ class Receiving(TestCase):
             for client, count in zip(clients, sent):
                 client.sendall(bytes((32 << 20) - count))
                 self.assertEqual(Response(read_all(client)).body, b"33554432")
+
+    def test_a_body_that_comes_byte_by_byte_takes_little_memory(self):
+        # Each byte is read into a buffer of 8 KB.
+        worker = self.served()
+        worker.request("/echo", method="POST", body=bytes(8000))
+        before = worker.memory()
+        with worker.connect() as client:
+            client.sendall(b"POST /echo HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 8000\r\n\r\n")
+            for _ in range(7999):
+                client.sendall(b"x")
+                time.sleep(0)
+            self.assertLess(worker.memory() - before, 4 << 20)
+            client.sendall(b"y")
+            self.assertEqual(Response(read_all(client)).body, b"x" * 7999 + b"y")
 
     def test_a_body_is_read_on_while_the_client_does_not_read_the_response(self):
         worker = self.served(

@@ -485,3 +485,255 @@ class Sending(TestCase):
 """
         )
         self.assertEqual(worker.request("/named").body, b"named")
+
+    def test_a_client_that_was_given_every_announced_byte_has_not_left(self):
+        worker = self.served(
+            """
+    given = asyncio.Event()
+
+    async def streamed(scope, receive, send):
+        await receive()
+        await start(send, (b"content-length", b"5"))
+        await body(send, b"hello", True)
+        listener = asyncio.create_task(receive())
+        await given.wait()
+        print("before the end:", listener.done(), flush=True)
+        await body(send, b"", True)
+        await body(send)
+        print("after it:", await listener, flush=True)
+
+    async def next(scope, receive, send):
+        given.set()
+        await hello(scope, receive, send)
+"""
+        )
+        with worker.connect() as client:
+            # The second request is begun when the server is done with the first response.
+            client.sendall(b"GET /streamed HTTP/1.1\r\nhost: test\r\n\r\nGET /next HTTP/1.1\r\nhost: test\r\n\r\n")
+            log = worker.wait_for_log("after it:")
+        self.assertEqual(log, "before the end: False\nafter it: {'type': 'http.disconnect'}\n")
+
+    def test_a_connection_that_the_server_closes_after_the_announced_bytes_is_no_client_that_left(self):
+        worker = self.served(
+            """
+    given = asyncio.Event()
+
+    async def streamed(scope, receive, send):
+        await receive()
+        await start(send, (b"content-length", b"5"))
+        await body(send, b"hello", True)
+        listener = asyncio.create_task(receive())
+        await given.wait()
+        print("before the end:", listener.done(), flush=True)
+        await body(send)
+        print("after it:", await listener, flush=True)
+
+    async def next(scope, receive, send):
+        given.set()
+        await hello(scope, receive, send)
+"""
+        )
+        self.assertTrue(worker.request("/streamed").complete)
+        worker.request("/next")
+        log = worker.wait_for_log("after it:")
+        self.assertEqual(log, "before the end: False\nafter it: {'type': 'http.disconnect'}\n")
+
+    def test_a_last_part_that_has_to_wait_reaches_the_client_and_its_sender_goes_on(self):
+        worker = self.served(
+            """
+    async def file(scope, receive, send):
+        await start(send, (b"content-length", b"131072"))
+        for _ in range(2):
+            await body(send, bytes(65536), True)
+        await body(send)
+        print("background task", flush=True)
+"""
+        )
+        self.assertTrue(worker.request("/file").complete)
+        self.assertEqual(worker.wait_for_log("background task"), "background task\n")
+
+    def test_bytes_after_the_announced_ones_are_an_error_and_not_a_client_that_left(self):
+        worker = self.served(
+            """
+    given = asyncio.Event()
+
+    async def longer(scope, receive, send):
+        await receive()
+        await start(send, (b"content-length", b"5"))
+        await body(send, b"hello", True)
+        listener = asyncio.create_task(receive())
+        await given.wait()
+        try:
+            await body(send, b"!", True)
+        except RuntimeError as error:
+            print(error, await listener, flush=True)
+
+    async def next(scope, receive, send):
+        given.set()
+        await hello(scope, receive, send)
+"""
+        )
+        with worker.connect() as client:
+            client.sendall(b"GET /longer HTTP/1.1\r\nhost: test\r\n\r\nGET /next HTTP/1.1\r\nhost: test\r\n\r\n")
+            worker.wait_for_log("content-length: 1 bytes too many {'type': 'http.disconnect'}")
+
+    def test_a_client_that_leaves_after_all_that_it_gets_is_told_to_who_goes_on(self):
+        # The server is done with these responses long before the application is.
+        worker = self.served(
+            """
+    async def announced(scope, receive, send):
+        await receive()
+        await start(send, (b"content-length", b"5"))
+        await body(send, b"hello", True)
+        print(scope["path"], await receive(), flush=True)
+
+    async def endless(scope, receive, send):
+        await start(send)
+        try:
+            while True:
+                await body(send, b"hello", True)
+                await asyncio.sleep(0.01)
+        except OSError as error:
+            print(scope["path"], await receive(), flush=True)
+"""
+        )
+        for request, end in ((b"GET /announced", b"hello"), (b"HEAD /endless", b"\r\n\r\n")):
+            with worker.connect() as client:
+                client.sendall(request + b" HTTP/1.1\r\nhost: test\r\n\r\n")
+                read_until(client, end)
+            worker.wait_for_log(request.split()[1].decode() + " {'type': 'http.disconnect'}")
+        self.assertNotIn("Traceback", worker.read_log())
+
+    def test_a_stream_without_a_body_ends_with_a_connection_that_the_server_closes(self):
+        worker = self.served(
+            """
+    async def endless(scope, receive, send):
+        await start(send)
+        try:
+            while True:
+                await body(send, b"hello", True)
+                await asyncio.sleep(0.01)
+        except OSError:
+            print("ended", flush=True)
+"""
+        )
+        self.assertEqual(worker.request("/endless", method="HEAD").status, 200)
+        self.assertEqual(worker.wait_for_log("ended"), "ended\n")
+
+    def test_who_listens_is_told_of_every_end_of_the_response(self):
+        worker = self.served(
+            """
+    listeners = []
+
+    async def listen(scope, receive):
+        await receive()
+
+        async def listener():
+            print(scope["method"], scope["path"], (await receive())["type"], flush=True)
+
+        listeners.append(asyncio.create_task(listener()))
+        await asyncio.sleep(0)
+
+    async def raises(scope, receive, send):
+        await listen(scope, receive)
+        raise ValueError("boom")
+
+    async def silent(scope, receive, send):
+        await listen(scope, receive)
+
+    async def unfinished(scope, receive, send):
+        await listen(scope, receive)
+        await start(send)
+        await body(send, b"part", True)
+"""
+        )
+        for method, path in (("GET", "/raises"), ("GET", "/silent"), ("HEAD", "/unfinished"), ("GET", "/unfinished")):
+            worker.request(path, method=method)
+            worker.wait_for_log(f"{method} {path} http.disconnect")
+
+    def test_a_message_that_is_refused_raises_where_it_is_awaited(self):
+        worker = self.served(
+            """
+    async def refused(scope, receive, send):
+        sent = send({"type": "nonsense"})
+        task = asyncio.create_task(send({"type": "http.response.body"}))
+        results = await asyncio.gather(sent, task, return_exceptions=True)
+        await start(send)
+        await body(send, repr([type(result).__name__ for result in results]).encode())
+        late = send({"type": "http.response.body"})
+        for _ in range(2):
+            try:
+                await late
+            except RuntimeError as error:
+                print(error, flush=True)
+
+    async def dropped(scope, receive, send):
+        send({"type": "nonsense"})
+        await hello(scope, receive, send)
+"""
+        )
+        self.assertEqual(worker.request("/refused").body, b"['RuntimeError', 'RuntimeError']")
+        log = worker.wait_for_log("cannot reuse already awaited")
+        self.assertIn("after the response was complete", log)
+        # Nobody sees the error of what nobody awaits, so Python is told.
+        self.assertEqual(worker.request("/dropped").body, b"hello")
+        worker.wait_for_log('unexpected ASGI message "nonsense"')
+
+    def test_a_stream_of_no_bytes_lets_the_next_request_be_answered(self):
+        worker = self.served(
+            """
+    async def nothing(scope, receive, send):
+        await start(send, (b"content-length", b"0"))
+        await body(send, b"", True)
+        await asyncio.sleep(0.01)
+        await body(send)
+"""
+        )
+        with worker.connect() as client:
+            for path in (b"/nothing", b"/hello"):
+                client.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: test\r\n\r\n")
+                self.assertEqual(read_response(client).status, 200)
+
+    def test_spaces_around_a_content_length_do_not_break_a_stream(self):
+        worker = self.served(
+            """
+    async def spaces(scope, receive, send):
+        await start(send, (b"content-length", b" 5 "))
+        await body(send, b"hel", True)
+        await asyncio.sleep(0.01)
+        await body(send, b"lo")
+"""
+        )
+        response = worker.request("/spaces")
+        self.assertEqual((response.header("content-length"), response.body), ("5", b"hello"))
+
+    def test_more_header_fields_than_there_is_room_for_are_refused(self):
+        worker = self.served(
+            """
+    def fields(scope):
+        return [(b"x-%d" % n, b"") for n in range(int(scope["query_string"]))]
+
+    async def listed(scope, receive, send):
+        await try_to_start(scope, send, fields(scope))
+
+    async def generated(scope, receive, send):
+        await try_to_start(scope, send, (field for field in fields(scope)))
+
+    async def one_name(scope, receive, send):
+        await try_to_start(scope, send, [(b"x-one", b"")] * int(scope["query_string"]))
+
+    async def try_to_start(scope, send, headers):
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        except ValueError as error:
+            await start(send, (b"x-error", str(error).encode()))
+        await body(send)
+"""
+        )
+        for path in ("/listed", "/generated", "/one_name"):
+            with self.subTest(path):
+                response = worker.request(path + "?16384")
+                self.assertEqual(len([name for name, _ in response.headers if name.startswith("x-")]), 16384)
+                for count in (16385, 50000):
+                    error = worker.request(f"{path}?{count}").header("x-error")
+                    self.assertEqual(error, "a response has at most 16384 header fields")
