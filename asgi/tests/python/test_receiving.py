@@ -111,6 +111,39 @@ class Receiving(TestCase):
                 client.sendall(bytes((32 << 20) - count))
                 self.assertEqual(Response(read_all(client)).body, b"33554432")
 
+    @unittest.skipUnless(platform.libc_ver()[0] == "glibc", "only glibc keeps that much")
+    def test_memory_that_many_bodies_took_is_given_back_when_there_is_nothing_to_do(self):
+        worker = self.served(
+            """
+    go = asyncio.Event()
+    held = 0
+
+    async def read_on(scope, receive, send):
+        await start(send)
+        await body(send, b"%d" % held)
+        if held == 32:
+            go.set()
+
+    async def hold(scope, receive, send):
+        global held
+        data = await read(receive)
+        held += 1
+        await go.wait()
+        await hello(scope, receive, send)
+"""
+        )
+        upload = b"POST /hold HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: 1048576\r\n\r\n" + bytes(1 << 20)
+        before = worker.memory()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(worker.connect()) for _ in range(32)]
+            for client in clients:
+                client.sendall(upload)
+            eventually(lambda: worker.request("/read_on").body == b"32", "not every body came")
+            self.assertGreater(worker.memory() - before, 32 << 20)
+            for client in clients:
+                self.assertEqual(Response(read_all(client)).body, b"hello")
+        eventually(lambda: worker.memory() - before < 8 << 20, "the memory stays with the worker")
+
     def test_a_body_that_comes_byte_by_byte_takes_little_memory(self):
         # Each byte is read into a buffer of 8 KB.
         worker = self.served()
