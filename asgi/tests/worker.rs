@@ -28,7 +28,7 @@ fn python() -> String {
     candidates.into_iter().find(fits).unwrap_or_else(|| panic!("there is no Python {version} on $PATH"))
 }
 
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 11] = [
     "test_scope",
     "test_lifespan",
     "test_loading",
@@ -36,6 +36,8 @@ const MODULES: [&str; 9] = [
     "test_receiving",
     "test_driving",
     "test_loop",
+    "test_first_step",
+    "test_signals",
     "test_libraries",
     "test_package",
 ];
@@ -103,6 +105,16 @@ fn the_worker_serves_while_python_is_busy_and_leaves_when_told() {
 #[test]
 fn the_event_loop_is_asyncios_to_the_application() {
     run("test_loop");
+}
+
+#[test]
+fn the_first_step_of_a_handler_is_as_any_other() {
+    run("test_first_step");
+}
+
+#[test]
+fn signals_mean_the_same_to_a_worker_whatever_the_application_did_with_them() {
+    run("test_signals");
 }
 
 #[test]
@@ -211,7 +223,7 @@ fn other_interpreters_behave_the_same() {
     let stable = build("abi3", &python(), &["--features", "abi3"]);
     for (_, python) in found.iter().filter(|(version, _)| !version.ends_with('t')) {
         jobs.extend(
-            ["test_sending", "test_loop"]
+            ["test_sending", "test_loop", "test_first_step"]
                 .map(|module| (python.to_str().expect("UTF-8"), stable.clone(), module)),
         );
     }
