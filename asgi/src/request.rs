@@ -282,6 +282,17 @@ impl Request {
         self.end(py, closed.err())
     }
 
+    #[getter(__name__)]
+    fn name(&self) -> &'static str {
+        "request"
+    }
+
+    /// What asyncio and others call a task's coroutine when they tell of it.
+    #[getter(__qualname__)]
+    fn qualname(&self) -> &'static str {
+        "pounce.request"
+    }
+
     #[getter]
     fn cr_frame(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.of_coroutine(py, "cr_frame")
@@ -300,6 +311,11 @@ impl Request {
     #[getter]
     fn cr_running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.of_coroutine(py, "cr_running")
+    }
+
+    #[getter]
+    fn cr_suspended(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_suspended")
     }
 
     fn __repr__(&self) -> String {
@@ -328,6 +344,11 @@ impl Request {
         if coroutine.is_some() || call.is_some() {
             // Nobody can resume it any more: end the response so that the client can tell.
             self.exchange.finish();
+            // There is still a task if the application's task factory made one that never ran it.
+            if let Some(slot) = self.exchange.take_slot() {
+                self.bridge.remove_task(slot);
+                self.bridge.request_ended();
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -137,8 +138,10 @@ class Loop(asyncio.SelectorEventLoop):
         try:
             super().add_signal_handler(sig, callback, *args)
         finally:
-            # When it fails, asyncio may have taken the descriptor away.
-            self.wake_by_signals()
+            # When it fails, asyncio may have taken the descriptor away. In other threads both are errors, and asyncio's is
+            # the one that is known.
+            with contextlib.suppress(ValueError):
+                self.wake_by_signals()
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Have the signal mean to the worker what it meant before ``add_signal_handler``."""

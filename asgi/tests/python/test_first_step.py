@@ -3,11 +3,11 @@
 import sys
 import unittest
 
-from harness import TestCase
+from harness import Response, TestCase, eventually, read_all
 from test_sending import DISPATCH
 
 FEATURES = """
-    import contextvars, gc, traceback
+    import contextvars, gc, inspect, traceback
 
     variable = contextvars.ContextVar("variable", default="unset")
 
@@ -133,6 +133,23 @@ FEATURES = """
         after = variable.get()
         variable.reset(token)
         return after, before[variable], variable.get()
+
+    async def context_of_the_task():
+        task = asyncio.current_task()
+        variable.set("first")
+        await asyncio.sleep(0)
+        return task.get_context()[variable]
+
+    async def how_it_is_shown():
+        task = asyncio.current_task()
+        return "coro=<pounce.request() running at " in repr(task) and "/app.py:" in repr(task)
+
+    async def state_of_its_coroutine():
+        task = asyncio.current_task()
+        first = inspect.getcoroutinestate(task.get_coro())
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda: future.set_result(inspect.getcoroutinestate(task.get_coro())))
+        return first, await future
 
     async def context_of_what_it_starts():
         variable.set("first")
@@ -265,6 +282,8 @@ EXPECTED = {
     "no_loop_in_the_loop": True,
     "gathered": [0, 1, 2],
     "gathered_nothing": [],
+    "how_it_is_shown": True,
+    "state_of_its_coroutine": ("CORO_RUNNING", "CORO_SUSPENDED"),
     "gathered_with_an_error": "[KeyError('gone')]",
     "done_already": 7,
     "failed_already": True,
@@ -274,6 +293,8 @@ EXPECTED = {
     "awaits_itself": True,
     "awaits_a_future_of_another_loop": True,
 }
+if sys.version_info >= (3, 12):
+    EXPECTED |= {"context_of_the_task": "first"}
 if sys.version_info >= (3, 11):
     EXPECTED |= {
         "timeout_that_runs_out": (True, 0),
@@ -514,6 +535,27 @@ class TaskFactories(TestCase):
         worker.request("/install")
         self.assertEqual(worker.request("/hello").status, 500)
         worker.wait_for_log("no task today")
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
+
+    def test_a_factory_that_forgets_a_request_is_a_failed_request(self):
+        worker = self.served(
+            """
+    import gc
+
+    def factory(loop, coroutine, **kwargs):
+        if made:
+            gc.collect()
+            return asyncio.Task(coroutine, loop=loop, **kwargs)
+        made.append("forgotten")
+        return asyncio.Task(asyncio.sleep(0), loop=loop, **kwargs)
+"""
+        )
+        worker.request("/install")
+        with worker.connect() as client:
+            client.sendall(b"GET /hello HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+            eventually(lambda: b"forgotten" in worker.request("/said").body, "the factory was not asked")
+            self.assertEqual(Response(read_all(client)).status, 500)
         worker.drain()
         self.assertEqual(worker.exit_code(), 0)
 

@@ -83,6 +83,19 @@ class Signals(TestCase):
         )
         self.assertIn(b"cannot be caught", worker.request("/handle").body)
 
+    def test_a_signal_handler_of_another_thread_is_refused_as_ever(self):
+        worker = self.served(
+            """
+    async def handle(scope, receive, send):
+        try:
+            await asyncio.to_thread(asyncio.get_running_loop().add_signal_handler, signal.SIGUSR1, print)
+        except RuntimeError as error:
+            await start(send)
+            await body(send, str(error).encode())
+"""
+        )
+        self.assertIn(b"main thread", worker.request("/handle").body)
+
     def test_a_signal_after_the_end_of_the_loop_is_not_written_to_a_closed_descriptor(self):
         worker = self.served(
             """
