@@ -544,17 +544,18 @@ class TaskFactories(TestCase):
     import gc
 
     def factory(loop, coroutine, **kwargs):
-        if made:
-            gc.collect()
-            return asyncio.Task(coroutine, loop=loop, **kwargs)
-        made.append("forgotten")
-        return asyncio.Task(asyncio.sleep(0), loop=loop, **kwargs)
+        if "/hello" in repr(coroutine):
+            made.append("forgotten")
+            return asyncio.Task(asyncio.sleep(0), loop=loop, **kwargs)
+        gc.collect()
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
 """
         )
         worker.request("/install")
         with worker.connect() as client:
             client.sendall(b"GET /hello HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
             eventually(lambda: b"forgotten" in worker.request("/said").body, "the factory was not asked")
+            worker.request("/said")
             self.assertEqual(Response(read_all(client)).status, 500)
         worker.drain()
         self.assertEqual(worker.exit_code(), 0)

@@ -344,7 +344,7 @@ class Loop(TestCase):
     def test_a_first_step_that_is_slow_is_reported_in_debug_mode_with_its_request(self):
         worker = self.serve(DISPATCH + DEBUG, env={"PYTHONASYNCIODEBUG": "1"})
         worker.request("/slow")
-        worker.wait_for_log("Executing <pounce request GET /slow> (first step) took 0.")
+        worker.wait_for_log("Executing <pounce request GET /slow> (first step) took ")
 
     def test_debug_mode_can_be_switched_at_run_time(self):
         worker = self.serve(DISPATCH + DEBUG)
