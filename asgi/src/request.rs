@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, Uri};
-use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -177,7 +177,6 @@ impl Request {
                 }
                 Err(error)
             }
-            Some(error) if error.is_instance_of::<PyGeneratorExit>(py) => Err(error),
             Some(error) => {
                 if finished != Finished::Closed || !self.bridge.is_disconnect(py, &error) {
                     self.log(py, "exception in the application", Some(error.into_value(py).bind(py)));
