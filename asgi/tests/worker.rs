@@ -28,7 +28,7 @@ fn python() -> String {
     candidates.into_iter().find(fits).unwrap_or_else(|| panic!("there is no Python {version} on $PATH"))
 }
 
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "test_scope",
     "test_lifespan",
     "test_loading",
@@ -37,6 +37,7 @@ const MODULES: [&str; 11] = [
     "test_driving",
     "test_loop",
     "test_first_step",
+    "test_task_factories",
     "test_signals",
     "test_libraries",
     "test_package",
@@ -110,6 +111,11 @@ fn the_event_loop_is_asyncios_to_the_application() {
 #[test]
 fn the_first_step_of_a_handler_is_as_any_other() {
     run("test_first_step");
+}
+
+#[test]
+fn a_task_factory_of_the_application_makes_the_tasks_of_requests() {
+    run("test_task_factories");
 }
 
 #[test]
