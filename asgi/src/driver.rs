@@ -24,6 +24,7 @@ use pyo3::{Py, PyAny};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::exchange::Exchange;
+use crate::heap;
 use crate::poller::Descriptors;
 
 /// How long Python may keep the loop's thread before the standby thread drives the runtime (it may take up to twice that).
@@ -31,6 +32,9 @@ const PATIENCE: Duration = Duration::from_millis(10);
 
 /// After so many looks without a turn the standby thread sleeps until it is woken: an idle server uses no CPU.
 const IDLE_LOOKS: u32 = 5;
+
+/// Without a request for so long, the worker gives back memory that it does not need.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Something that Python has to do, in the order in which it came up.
 pub enum Event {
@@ -198,6 +202,10 @@ impl Driver {
             if is_driving(seen) && idle_looks >= IDLE_LOOKS {
                 self.standby_parked.store(true, Ordering::SeqCst);
                 if self.turn.load(Ordering::SeqCst) == seen {
+                    thread::park_timeout(QUIET);
+                }
+                if self.turn.load(Ordering::SeqCst) == seen {
+                    heap::give_back();
                     thread::park();
                 }
                 self.standby_parked.store(false, Ordering::SeqCst);

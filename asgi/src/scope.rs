@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use http::uri::PathAndQuery;
-use http::{HeaderName, Method, Version};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use pounce_settings::{Bind, Settings};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -23,7 +23,7 @@ const NAMES: usize = 512;
 /// What the scopes of a worker have in common.
 pub struct Scopes {
     root_path: String,
-    /// The Unix socket that is listened on; `None` when there is none or more than one.
+    /// The Unix socket that is listened on; `None` when there is none, or may be more than one.
     unix_path: Option<String>,
     state: Py<PyDict>,
     names: Mutex<HashMap<HeaderName, Py<PyBytes>>>,
@@ -33,6 +33,9 @@ pub struct Scopes {
 /// buffer that it was read into, and hyper, which uses its buffer again when nobody does, would need a new one for each
 /// request.
 pub struct Cache {
+    /// The versions; copied for every request, which may do with its scope what it likes.
+    asgi: Py<PyDict>,
+    /// No value in it can be changed.
     template: Py<PyDict>,
     /// The target of the last request; `template` has what follows from it.
     target: Option<String>,
@@ -42,12 +45,9 @@ pub struct Cache {
 impl Scopes {
     /// `state`: the lifespan state, copied for every request.
     pub fn new(settings: &Settings, state: Py<PyDict>) -> Self {
-        let mut paths = settings.binds.iter().filter_map(|bind| match bind {
-            Bind::Unix(path) => Some(path.to_string_lossy().into_owned()),
-            _ => None,
-        });
-        let unix_path = match (paths.next(), paths.next()) {
-            (Some(path), None) => Some(path),
+        let mut others = settings.binds.iter().filter(|bind| !matches!(bind, Bind::Tcp { .. }));
+        let unix_path = match (others.next(), others.next()) {
+            (Some(Bind::Unix(path)), None) => Some(path.to_string_lossy().into_owned()),
             _ => None,
         };
         Self { root_path: settings.root_path.clone(), unix_path, state, names: Mutex::default() }
@@ -73,9 +73,11 @@ impl Scopes {
         let target = request.uri.path_and_query().unwrap_or(&asterisk);
         if cache.target.as_deref().is_none_or(|last| last != target.as_str()) {
             cache.target = None;
+            // The asterisk is the server as a whole (RFC 9110 §7.1), not something under the prefix.
+            let root_path = if target.path() == "*" { "" } else { &self.root_path };
             let decoded = percent_decoded(target.path());
-            let path = PyString::new(py, &format!("{}{decoded}", self.root_path));
-            let raw_path = PyBytes::new(py, format!("{}{}", self.root_path, target.path()).as_bytes());
+            let path = PyString::new(py, &format!("{root_path}{decoded}"));
+            let raw_path = PyBytes::new(py, format!("{root_path}{}", target.path()).as_bytes());
             let query = PyBytes::new(py, target.query().unwrap_or("").as_bytes());
             template.set_item(intern!(py, "path"), path)?;
             template.set_item(intern!(py, "raw_path"), raw_path)?;
@@ -94,8 +96,30 @@ impl Scopes {
             scope.set_item(intern!(py, "method"), method(py, &request.method))?;
         }
 
+        let headers = if request.headers.len() == request.headers.keys_len() {
+            self.headers(py, cache, request.headers.iter())?
+        } else {
+            self.headers(py, cache, in_the_order_of_the_head(&request.headers))?
+        };
+        if let Some(authority) = request.uri.authority() {
+            replace_host(&headers, authority)?;
+        }
+        scope.set_item(intern!(py, "headers"), headers)?;
+        scope.set_item(intern!(py, "asgi"), cache.asgi.bind(py).copy()?)?;
+        scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
+        scope.set_item(intern!(py, "extensions"), PyDict::new(py))?;
+        Ok(scope)
+    }
+
+    /// The header fields, names in lower case, "in the order of the original HTTP request" (ASGI specification).
+    fn headers<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        cache: &mut Cache,
+        fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let headers = PyList::empty(py);
-        for (at, (name, value)) in request.headers.iter().enumerate() {
+        for (at, (name, value)) in fields.into_iter().enumerate() {
             if let Some((last_name, last_value, pair)) = cache.headers.get(at)
                 && last_name == name
                 && **last_value == *value.as_bytes()
@@ -114,10 +138,7 @@ impl Scopes {
                 None => cache.headers.push(entry),
             }
         }
-        scope.set_item(intern!(py, "headers"), headers)?;
-        scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
-        scope.set_item(intern!(py, "extensions"), PyDict::new(py))?;
-        Ok(scope)
+        Ok(headers)
     }
 
     fn cache(&self, py: Python<'_>, connection: &Connection) -> PyResult<Cache> {
@@ -126,7 +147,7 @@ impl Scopes {
         asgi.set_item(intern!(py, "spec_version"), "2.4")?;
         let template = PyDict::new(py);
         template.set_item(intern!(py, "type"), intern!(py, "http"))?;
-        template.set_item(intern!(py, "asgi"), asgi)?;
+        template.set_item(intern!(py, "asgi"), py.None())?;
         template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
         let server = match (connection.info.local(), &self.unix_path) {
             (PeerAddr::Unix, Some(path)) => (path, py.None()).into_pyobject(py)?.into_any(),
@@ -140,7 +161,7 @@ impl Scopes {
         for key in ["path", "raw_path", "query_string", "headers", "state", "extensions"] {
             template.set_item(PyString::intern(py, key), py.None())?;
         }
-        Ok(Cache { template: template.unbind(), target: None, headers: Vec::new() })
+        Ok(Cache { asgi: asgi.unbind(), template: template.unbind(), target: None, headers: Vec::new() })
     }
 
     fn header_name<'py>(&self, py: Python<'py>, name: &HeaderName) -> Bound<'py, PyBytes> {
@@ -154,6 +175,28 @@ impl Scopes {
         }
         bytes
     }
+}
+
+/// The fields as they came. A `HeaderMap` has all values of a name together, where the first of them was; but hyper cuts every
+/// value from the one buffer that the head was read into, so where a value lies tells when it came.
+fn in_the_order_of_the_head(headers: &HeaderMap) -> Vec<(&HeaderName, &HeaderValue)> {
+    let mut fields: Vec<_> = headers.iter().collect();
+    fields.sort_by_key(|(_, value)| value.as_bytes().as_ptr());
+    fields
+}
+
+/// A target in absolute form names the host, and what came in `Host` is to be ignored (RFC 9112 §3.2.2). An application knows
+/// of no host but that header.
+fn replace_host(headers: &Bound<'_, PyList>, authority: &Authority) -> PyResult<()> {
+    let py = headers.py();
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let pair = PyTuple::new(py, [PyBytes::new(py, b"host"), PyBytes::new(py, host.as_bytes())])?;
+    for (at, field) in headers.iter().enumerate() {
+        if field.get_item(0)?.eq(pair.get_item(0)?)? {
+            return headers.set_item(at, pair);
+        }
+    }
+    headers.insert(0, pair)
 }
 
 fn method<'py>(py: Python<'py>, method: &Method) -> Bound<'py, PyString> {

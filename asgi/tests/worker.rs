@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use pounce_tests::interpreters::{self, Found};
+
 /// The module that cargo built beside this test.
 fn extension() -> PathBuf {
     let test = std::env::current_exe().expect("this test has a path");
@@ -139,53 +141,6 @@ const KNOWN: [&str; 7] = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15
 /// As many modules run at a time: they sleep most of the time.
 const AT_A_TIME: usize = 4;
 
-/// `"3.11"`, `"3.14t"`, or the reason why the program is no CPython that runs.
-fn version_of(python: &Path) -> Result<String, String> {
-    let code = "import sys, sysconfig; assert sys.implementation.name == 'cpython'; \
-        print('%d.%d%s' % (*sys.version_info[:2], 't' if sysconfig.get_config_var('Py_GIL_DISABLED') else ''))";
-    let output = Command::new(python).args(["-c", code]).output().map_err(|error| error.to_string())?;
-    let (said, complaint) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.success() { Ok(said.trim().to_owned()) } else { Err(complaint.trim().to_owned()) }
-}
-
-/// Every interpreter on the machine, one for each version: those that `POUNCE_TEST_PYTHONS` names (paths, separated by
-/// colons), `python3.*` in `$PATH`, and pyenv's.
-fn interpreters() -> Vec<(String, PathBuf)> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
-    let named = std::env::var("POUNCE_TEST_PYTHONS").unwrap_or_default();
-    for python in named.split(':').filter(|python| !python.is_empty()).map(PathBuf::from) {
-        let version = version_of(&python)
-            .unwrap_or_else(|error| panic!("{}, of POUNCE_TEST_PYTHONS: {error}", python.display()));
-        found.push((version, python));
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).flat_map(|directory| {
-        ["3.13t", "3.15t"]
-            .iter()
-            .chain(&KNOWN)
-            .map(move |version| directory.join(format!("python{version}")))
-            .collect::<Vec<_>>()
-    });
-    let pyenv = std::env::var_os("PYENV_ROOT")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
-    let of_pyenv = pyenv
-        .and_then(|root| std::fs::read_dir(root.join("versions")).ok())
-        .into_iter()
-        .flat_map(|versions| versions.flatten().map(|version| version.path().join("bin/python3")));
-    for python in on_path.chain(of_pyenv).filter(|python| python.is_file()) {
-        // A shim of pyenv's for a version that is not active, an old Python, a PyPy.
-        let Ok(version) = version_of(&python) else { continue };
-        let minor =
-            version.trim_end_matches('t').strip_prefix("3.").and_then(|minor| minor.parse::<u32>().ok());
-        if minor.is_some_and(|minor| minor >= 10) && found.iter().all(|(other, _)| *other != version) {
-            found.push((version, python));
-        }
-    }
-    found
-}
-
 /// Builds the module with an interpreter, for itself or for the stable ABI; its path.
 fn build(name: &str, python: &str, features: &[&str]) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -211,8 +166,8 @@ fn other_interpreters_behave_the_same() {
     let (mut tested, mut missing) =
         (vec![format!("{} (all other tests)", pounce_asgi::BUILT_FOR)], Vec::new());
     let mut jobs = Vec::new();
-    let found = interpreters();
-    for (version, python) in &found {
+    let found = interpreters::all();
+    for Found { version, path } in &found {
         if version == pounce_asgi::BUILT_FOR {
             continue;
         }
@@ -220,24 +175,24 @@ fn other_interpreters_behave_the_same() {
             missing.push("3.13t (found, but PyO3 builds for free-threaded Python from 3.14 on)".to_owned());
             continue;
         }
-        let python = python.to_str().expect("UTF-8");
+        let python = path.to_str().expect("UTF-8");
         let extension = build(version, python, &[]);
         tested.push(format!("{version} ({python})"));
         jobs.extend(MODULES.map(|module| (python, extension.clone(), module)));
     }
     // The other way to build it: one module for all of them.
     let stable = build("abi3", &python(), &["--features", "abi3"]);
-    for (_, python) in found.iter().filter(|(version, _)| !version.ends_with('t')) {
+    for Found { path, .. } in found.iter().filter(|found| !found.version.ends_with('t')) {
         jobs.extend(
             ["test_sending", "test_loop", "test_first_step"]
-                .map(|module| (python.to_str().expect("UTF-8"), stable.clone(), module)),
+                .map(|module| (path.to_str().expect("UTF-8"), stable.clone(), module)),
         );
     }
     missing.extend(
         KNOWN
             .into_iter()
             .filter(|known| {
-                *known != pounce_asgi::BUILT_FOR && found.iter().all(|(version, _)| version != known)
+                *known != pounce_asgi::BUILT_FOR && found.iter().all(|found| found.version != *known)
             })
             .map(|known| format!("{known} (not on this machine)")),
     );

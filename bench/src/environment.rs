@@ -1,5 +1,6 @@
 //! What has to be there before anything can be measured: a release build of pounce and the other servers.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,8 @@ pub struct Environment {
     pub pounce: PathBuf,
     /// Another build of pounce to measure beside it.
     pub baseline: Option<PathBuf>,
+    /// The interpreter that `baseline` was built for, if it is another one.
+    pub baseline_python: Option<PathBuf>,
     pub bare_hyper: PathBuf,
     /// The `bin` of the virtual environment.
     pub venv: PathBuf,
@@ -23,24 +26,47 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("bench/ is in the checkout").to_owned()
 }
 
+/// The interpreter that everything is built for, installed for and measured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Interpreter {
+    python: OsString,
+    /// For PyO3, which looks for an interpreter of its own accord where none is named.
+    pyo3_python: Option<OsString>,
+}
+
+impl Interpreter {
+    /// `variable` reads the environment. `POUNCE_PYTHON` is what pounce itself goes by, `PYO3_PYTHON` what builds its module.
+    fn chosen(variable: impl Fn(&str) -> Option<OsString>) -> Interpreter {
+        let named = variable("POUNCE_PYTHON").filter(|name| !name.is_empty());
+        match named.or_else(|| variable("PYO3_PYTHON")) {
+            Some(python) => Interpreter { pyo3_python: Some(python.clone()), python },
+            None => Interpreter { python: "python3".into(), pyo3_python: None },
+        }
+    }
+}
+
 /// Builds and installs what is missing.
 ///
 /// # Errors
 /// The command that failed, with what it printed.
-pub fn prepare(baseline: Option<PathBuf>) -> Result<Environment, String> {
+pub fn prepare(baseline: Option<PathBuf>, baseline_python: Option<PathBuf>) -> Result<Environment, String> {
     let root = root();
+    let (baseline, baseline_python) = (baseline.map(from_here), baseline_python.map(from_here));
+    let interpreter = Interpreter::chosen(|name| std::env::var_os(name));
     let own = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
     let profile = own.parent().expect("an executable is in a directory");
     let target = profile.parent().expect("target/release").to_owned();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     eprintln!("building pounce");
     for package in [&["-p", "pounce"][..], &["-p", "bench", "--bin", "bare-hyper"]] {
-        let status = Command::new(&cargo)
+        let mut build = Command::new(&cargo);
+        build
             .args(["build", "--release", "--quiet", "--target-dir"])
             .arg(&target)
             .args(package)
             .current_dir(&root)
-            .status();
+            .envs(interpreter.pyo3_python.iter().map(|python| ("PYO3_PYTHON", python)));
+        let status = build.status();
         if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
             return Err(format!("cargo build --release {} failed ({status:?})", package.join(" ")));
         }
@@ -48,30 +74,37 @@ pub fn prepare(baseline: Option<PathBuf>) -> Result<Environment, String> {
     let release = target.join("release");
     let logs = target.join("bench-logs");
     fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
-    let venv = make_venv(&root.join("bench/requirements.txt"), &target.join("bench-venv"))?;
+    let venv =
+        make_venv(&interpreter.python, &root.join("bench/requirements.txt"), &target.join("bench-venv"))?;
     Ok(Environment {
         pounce: release.join("pounce"),
         bare_hyper: release.join("bare-hyper"),
         baseline,
+        baseline_python,
         venv,
         logs,
         root,
     })
 }
 
+/// A path that means the same in another directory: the servers are started in that of the applications. A name without
+/// a directory stays one that is looked for on `$PATH`.
+fn from_here(path: PathBuf) -> PathBuf {
+    if path.components().count() > 1 { std::path::absolute(&path).unwrap_or(path) } else { path }
+}
+
 /// Makes the environment, unless it is there with the same interpreter and the same requirements.
-fn make_venv(requirements: &Path, dir: &Path) -> Result<PathBuf, String> {
-    let python = std::env::var_os("POUNCE_PYTHON").unwrap_or_else(|| "python3".into());
+fn make_venv(python: &OsStr, requirements: &Path, dir: &Path) -> Result<PathBuf, String> {
     let wanted =
         fs::read_to_string(requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
-    let version = run(Command::new(&python).args(["-c", "import sys; print(sys.version)"]))?;
+    let version = run(Command::new(python).args(["-c", "import sys; print(sys.version)"]))?;
     let stamp = format!("{version}{wanted}");
     if fs::read_to_string(dir.join("stamp")).is_ok_and(|made| made == stamp) {
         return Ok(dir.join("bin"));
     }
     eprintln!("making {} with {}", dir.display(), version.trim());
     let _ = fs::remove_dir_all(dir);
-    run(Command::new(&python).args(["-m", "venv"]).arg(dir))?;
+    run(Command::new(python).args(["-m", "venv"]).arg(dir))?;
     run(Command::new(dir.join("bin/python"))
         .args([
             "-m",
@@ -104,6 +137,7 @@ pub fn describe(environment: &Environment) -> Vec<(String, String)> {
         "--dirty",
     ]));
     let mut facts = vec![
+        ("command".to_owned(), command(|name| std::env::var(name).ok(), std::env::args().skip(1))),
         ("cpu".to_owned(), format!("{} × {}", num_cpus(&cpu), model.unwrap_or("unknown").trim())),
         ("kernel".to_owned(), kernel.trim().to_owned()),
         ("load average before".to_owned(), load.split(' ').take(3).collect::<Vec<_>>().join(" ")),
@@ -122,6 +156,33 @@ pub fn describe(environment: &Environment) -> Vec<(String, String)> {
     facts
 }
 
+/// What makes the same table, in a shell.
+fn command(
+    variable: impl Fn(&str) -> Option<String>,
+    arguments: impl ExactSizeIterator<Item = String>,
+) -> String {
+    let quoted = |word: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:".contains(c);
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    let mut command = String::new();
+    for name in ["POUNCE_PYTHON", "PYO3_PYTHON"] {
+        if let Some(python) = variable(name) {
+            command += &format!("{name}={} ", quoted(python));
+        }
+    }
+    command += "cargo run --release -p bench";
+    if arguments.len() > 0 {
+        command += " --";
+    }
+    arguments.for_each(|argument| command = format!("{command} {}", quoted(argument)));
+    format!("`{command}`")
+}
+
 fn num_cpus(cpuinfo: &str) -> usize {
     cpuinfo.lines().filter(|line| line.starts_with("processor")).count()
 }
@@ -133,5 +194,43 @@ fn run(command: &mut Command) -> Result<String, String> {
         Ok(text(&output.stdout))
     } else {
         Err(format!("{command:?} failed:\n{}{}", text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_is_built_for_the_interpreter_that_is_named() {
+        let chosen = |set: &'static [(&str, &str)]| {
+            Interpreter::chosen(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+        };
+        let both = |python: &str| Interpreter { python: python.into(), pyo3_python: Some(python.into()) };
+        assert_eq!(chosen(&[("POUNCE_PYTHON", "python3.13")]), both("python3.13"));
+        assert_eq!(chosen(&[("PYO3_PYTHON", "python3.12")]), both("python3.12"));
+        assert_eq!(
+            chosen(&[("PYO3_PYTHON", "python3.12"), ("POUNCE_PYTHON", "python3.13")]),
+            both("python3.13")
+        );
+        assert_eq!(chosen(&[]), Interpreter { python: "python3".into(), pyo3_python: None });
+    }
+
+    #[test]
+    fn a_baseline_is_found_from_where_it_was_named() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(from_here("target/abi3/release/pounce".into()), here.join("target/abi3/release/pounce"));
+        assert_eq!(from_here("python3.13".into()), Path::new("python3.13"));
+    }
+
+    #[test]
+    fn the_command_in_the_table_can_be_given_to_a_shell() {
+        let set = |name: &str| (name == "POUNCE_PYTHON").then(|| "/opt/my python".to_owned());
+        let arguments = ["--seconds", "0.5"].map(str::to_owned);
+        assert_eq!(
+            command(set, arguments.into_iter()),
+            "`POUNCE_PYTHON='/opt/my python' cargo run --release -p bench -- --seconds 0.5`"
+        );
+        assert_eq!(command(|_| None, std::iter::empty()), "`cargo run --release -p bench`");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -12,8 +12,14 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use socket2::{Domain, Socket, Type};
 
 use crate::response::{Malformed, Read, ResponseReader};
+
+/// A request that takes longer counts among the latencies even if it began before the window, or was still under way at
+/// its end. The moment in which /proc is read at the edges is nothing to it, and without those a server that takes half a
+/// second would have none but its fastest answers counted.
+const LONG: Duration = Duration::from_millis(100);
 
 /// Nothing came for so long: the server is stuck.
 const STUCK: Duration = Duration::from_secs(15);
@@ -37,7 +43,8 @@ pub struct Load {
 pub struct Outcome {
     pub units: f64,
     pub elapsed: Duration,
-    /// Of the requests that began inside of the window, in ns.
+    /// In ns: of the requests that began and ended inside of the window, of those that began before and took longer than
+    /// [`LONG`], and the window's length for each that was under way all the time.
     pub latency: Histogram<u64>,
 }
 
@@ -143,7 +150,7 @@ struct Run<'a> {
 
 impl Load {
     /// Loads the server for `warm_up`, then for `window`, which is what is reported. `at_edge` is called where the window
-    /// begins and ends, with requests under way; requests that wait meanwhile are not in the latencies.
+    /// begins and ends, with requests under way; short requests that wait meanwhile are not in the latencies.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -195,6 +202,7 @@ impl Load {
                 Phase::Window if now >= end => {
                     at_edge(Edge::End);
                     elapsed = now - run.window_began;
+                    run.record_unanswered(elapsed);
                     run.phase = Phase::Finishing;
                 }
                 _ => {}
@@ -230,10 +238,15 @@ impl Load {
 impl Connection {
     fn open(port: u16) -> io::Result<Connection> {
         let began = Instant::now();
-        // On the loopback interface the handshake is done when this returns.
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
+        socket.set_tcp_nodelay(true)?;
+        // On the loopback interface the handshake is done when this returns, unless the accept queue is full. Then the kernel
+        // sends the SYN again after a second (tcp(7), `tcp_syn_retries`), which must not keep the other connections.
+        match socket.connect(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let stream = TcpStream::from(socket);
         Ok(Connection {
             stream,
             stage: Stage::Asked,
@@ -322,9 +335,9 @@ impl Run<'_> {
             Phase::WarmUp => {}
             Phase::Window => {
                 self.responses += 1;
-                if connection.began >= self.window_began {
-                    let ns = u64::try_from((now - connection.began).as_nanos()).unwrap_or(u64::MAX);
-                    self.latency.saturating_record(ns);
+                let took = now - connection.began;
+                if connection.began >= self.window_began || took > LONG {
+                    self.latency.saturating_record(nanoseconds(took));
                 }
             }
             Phase::Finishing => {
@@ -340,6 +353,13 @@ impl Run<'_> {
             return Ok(());
         }
         self.ask(id, now)
+    }
+
+    /// The window ends. What has been under way since before it began takes at least that long.
+    fn record_unanswered(&mut self, window: Duration) {
+        let asked = self.connections.iter().filter(|connection| connection.stage == Stage::Asked);
+        let all_along = asked.filter(|connection| connection.began < self.window_began).count();
+        record_all_along(&mut self.latency, window, all_along);
     }
 
     fn reconnect(&mut self, id: usize) -> Result<(), LoadError> {
@@ -358,6 +378,17 @@ impl Run<'_> {
     }
 }
 
+fn record_all_along(latency: &mut Histogram<u64>, window: Duration, requests: usize) {
+    // A value that is recorded 0 times would still be the maximum.
+    if window > LONG && requests > 0 {
+        latency.saturating_record_n(nanoseconds(window), requests as u64);
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn already_closed(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
 }
@@ -369,8 +400,18 @@ mod tests {
 
     use super::*;
 
-    /// Answers every request on one connection with `response`.
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
     fn server(response: &'static [u8]) -> u16 {
+        answering(response, Duration::ZERO)
+    }
+
+    fn slow_server(delay: Duration) -> u16 {
+        answering(OK, delay)
+    }
+
+    /// Answers every request, on one connection after the other, with `response` after `delay`.
+    fn answering(response: &'static [u8], delay: Duration) -> u16 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
@@ -378,6 +419,7 @@ mod tests {
                 let mut stream = stream.unwrap();
                 let mut request = [0; 1024];
                 while stream.read(&mut request).is_ok_and(|count| count > 0) {
+                    thread::sleep(delay);
                     if stream.write_all(response).is_err() {
                         break;
                     }
@@ -400,12 +442,53 @@ mod tests {
 
     #[test]
     fn answered_requests_are_counted_and_timed() {
-        let load = load(server(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+        let load = load(server(OK));
         let mut edges = Vec::new();
         let outcome =
             load.run(Duration::from_millis(5), Duration::from_millis(300), |edge| edges.push(edge)).unwrap();
         assert_eq!(edges, [Edge::Begin, Edge::End]);
         assert!(outcome.units >= 1.0 && !outcome.latency.is_empty());
+    }
+
+    /// Listens with the smallest backlog and accepts only when told to.
+    fn full_listener() -> (Socket, u16, Vec<TcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        socket.listen(1).unwrap();
+        let port = socket.local_addr().unwrap().as_socket_ipv4().unwrap().port();
+        // listen(2): a backlog of 1 takes 2 on Linux; more only wait for the SYN to be sent again.
+        let fillers = (0..2).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap()).collect();
+        (socket, port, fillers)
+    }
+
+    #[test]
+    fn a_connection_that_the_kernel_keeps_waiting_does_not_stop_the_load() {
+        let (_socket, port, _fillers) = full_listener();
+        // A blocking connect would be in here for minutes, and fail.
+        let connection = Connection::open(port).unwrap();
+        assert!(connection.stream.peer_addr().is_err(), "the accept queue took it");
+    }
+
+    #[test]
+    fn an_answer_that_takes_longer_than_the_window_is_among_the_latencies() {
+        let port = slow_server(Duration::from_millis(700));
+        let outcome = load(port).run(Duration::ZERO, Duration::from_millis(200), |_| ()).unwrap();
+        assert!(outcome.latency.max() >= 200_000_000, "{}", outcome.latency.max());
+    }
+
+    #[test]
+    fn a_long_answer_that_began_before_the_window_is_among_the_latencies() {
+        let port = slow_server(Duration::from_millis(700));
+        let (warm_up, window) = (Duration::from_millis(300), Duration::from_millis(900));
+        let outcome = load(port).run(warm_up, window, |_| ()).unwrap();
+        assert!(outcome.latency.max() >= 700_000_000, "{}", outcome.latency.max());
+    }
+
+    #[test]
+    fn the_window_is_no_latency_where_every_request_was_answered() {
+        let mut latency = Histogram::new(3).unwrap();
+        record_all_along(&mut latency, Duration::from_secs(1), 0);
+        assert_eq!(latency.max(), 0);
     }
 
     #[test]

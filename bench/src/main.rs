@@ -10,12 +10,13 @@ mod report;
 mod response;
 mod results;
 mod servers;
+mod targets;
 mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -40,16 +41,19 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Length of one turn
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
     /// One worker on a core of its own; two workers share both cores with the load
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
     workers: Vec<usize>,
-    /// With more than one worker, only these workloads
-    #[arg(long, value_delimiter = ',', default_values_t = ["hello".to_owned(), "starlette".to_owned()])]
+    /// With more than one worker, only these workloads [default: those of --workloads]
+    #[arg(long, value_delimiter = ',')]
     many_workers_workloads: Vec<String>,
-    /// How long the idle servers are watched
-    #[arg(long, default_value_t = 3.0)]
+    /// With more than one worker, how often each server has its turn; not more often than --rounds
+    #[arg(long, default_value_t = 3)]
+    many_workers_rounds: usize,
+    /// How long the idle servers are watched, after each workload
+    #[arg(long, default_value_t = 1.0)]
     idle_seconds: f64,
     /// Where the table, the picture and the raw data go [default: bench/results in the checkout]
     #[arg(long, default_value_os_t = environment::root().join("bench/results"), hide_default_value = true)]
@@ -57,6 +61,9 @@ struct Arguments {
     /// Another pounce executable, beside its extension module, for the servers baseline and baseline-demo
     #[arg(long)]
     baseline: Option<PathBuf>,
+    /// The interpreter that the baseline was built for [default: the same as everything else's]
+    #[arg(long)]
+    baseline_python: Option<PathBuf>,
     /// Only write table and picture again, from the raw data in the output directory
     #[arg(long)]
     render: bool,
@@ -87,33 +94,47 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         "server",
         |server| server.by_default,
     )?;
-    if arguments.rounds == 0 || arguments.seconds <= 0.0 || arguments.concurrency.contains(&0) {
+    let many_workers = if arguments.many_workers_workloads.is_empty() {
+        workloads.clone()
+    } else {
+        chosen(&arguments.many_workers_workloads, workloads.clone(), |w| w.name, "workload", |_| true)?
+    };
+    if arguments.rounds == 0
+        || arguments.many_workers_rounds == 0
+        || arguments.seconds <= 0.0
+        || arguments.concurrency.contains(&0)
+    {
         return Err("--rounds, --seconds and --concurrency must be more than 0".to_owned());
     }
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&load::INTERRUPTED))
             .map_err(|error| format!("no handler for ctrl-c: {error}"))?;
     }
-    let environment = environment::prepare(arguments.baseline.clone())?;
+    let environment = environment::prepare(arguments.baseline.clone(), arguments.baseline_python.clone())?;
+    let began = Instant::now();
     let mut results = Results::new(environment::describe(&environment), arguments.rounds, arguments.seconds);
     let plan = measure::Plan {
         environment: &environment,
         servers: &servers,
         concurrency: &arguments.concurrency,
         rounds: arguments.rounds,
+        many_workers_rounds: arguments.many_workers_rounds.min(arguments.rounds),
         window: Duration::from_secs_f64(arguments.seconds),
         idle: Duration::from_secs_f64(arguments.idle_seconds),
     };
     for &workers in &arguments.workers {
-        for workload in &workloads {
-            if workers > 1 && !arguments.many_workers_workloads.iter().any(|name| name == workload.name) {
-                continue;
-            }
+        for workload in if workers > 1 { &many_workers } else { &workloads } {
             measure::workload(&plan, workload, workers, &mut results)?;
             // Nothing is lost when a later workload fails.
             results.save(&raw)?;
         }
     }
+    let took = match began.elapsed().as_secs_f64() {
+        short if short < 90.0 => format!("{short:.0} s"),
+        long => format!("{:.0} min", long / 60.0),
+    };
+    results.facts.push(("took".to_owned(), took));
+    results.save(&raw)?;
     report::write(&results, &arguments.out)?;
     eprintln!("written to {}", arguments.out.display());
     Ok(())

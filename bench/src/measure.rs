@@ -15,6 +15,9 @@ use crate::workload::Workload;
 /// Until when a server must be idle again after it was loaded.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// How many short turns a candidate has at each concurrency.
+const TRIES: usize = 3;
+
 /// What is measured how often.
 #[derive(Debug)]
 pub struct Plan<'a> {
@@ -22,6 +25,8 @@ pub struct Plan<'a> {
     pub servers: &'a [Server],
     pub concurrency: &'a [usize],
     pub rounds: usize,
+    /// As `rounds`, with more than one worker.
+    pub many_workers_rounds: usize,
     pub window: Duration,
     pub idle: Duration,
 }
@@ -45,9 +50,14 @@ pub fn workload(
     results: &mut Results,
 ) -> Result<(), String> {
     affinity::pin(&Cores::for_workers(workers).load);
-    let mut contenders = start(plan, workload, workers, results)?;
+    let began = Instant::now();
+    let servers = choose(plan, workload, workers, results)?;
+    let chosen = began.elapsed();
+    let mut contenders = start(plan, workload, workers, servers, results)?;
+    let started = began.elapsed();
+    let rounds = if workers > 1 { plan.many_workers_rounds } else { plan.rounds };
     for &concurrency in plan.concurrency {
-        for round in 0..plan.rounds {
+        for round in 0..rounds {
             let mut order: Vec<usize> =
                 (0..contenders.len()).filter(|i| contenders[*i].concurrency.contains(&concurrency)).collect();
             if round % 2 == 1 {
@@ -72,7 +82,21 @@ pub fn workload(
         }
         progress(plan, results, workload, workers, concurrency);
     }
+    let loaded = began.elapsed();
     watch_idle(plan, &contenders, workload, workers, results);
+    let watched = began.elapsed();
+    contenders.iter_mut().for_each(|contender| contender.running.ask_to_leave());
+    drop(contenders);
+    eprintln!(
+        "{}, {workers} worker(s): {:.0} s, of which settings {:.0}, start {:.0}, load {:.0}, idle {:.0}, stop {:.0}",
+        workload.name,
+        began.elapsed().as_secs_f64(),
+        chosen.as_secs_f64(),
+        (started - chosen).as_secs_f64(),
+        (loaded - started).as_secs_f64(),
+        (watched - loaded).as_secs_f64(),
+        (began.elapsed() - watched).as_secs_f64(),
+    );
     Ok(())
 }
 
@@ -98,94 +122,143 @@ fn note(
     Ok(())
 }
 
-fn start(
+/// A server with its settings, and the concurrencies at which it takes part with them.
+type Chosen = (Server, Option<String>, Vec<usize>);
+
+/// The servers that have this workload, with the best settings for each concurrency where there is a choice.
+fn choose(
     plan: &Plan,
     workload: &Workload,
     workers: usize,
     results: &mut Results,
+) -> Result<Vec<Chosen>, String> {
+    let mut chosen = Vec::new();
+    for server in plan.servers.iter().filter(|server| server.path(workload).is_some()) {
+        match server.program {
+            Program::Granian(_) => chosen.extend(best_granian(plan, server, workload, workers, results)?),
+            _ => chosen.push((server.clone(), None, plan.concurrency.to_vec())),
+        }
+    }
+    Ok(chosen)
+}
+
+fn start(
+    plan: &Plan,
+    workload: &Workload,
+    workers: usize,
+    chosen: Vec<Chosen>,
+    results: &mut Results,
 ) -> Result<Vec<Contender>, String> {
     let mut contenders = Vec::new();
-    for server in plan.servers {
-        if server.path(workload).is_none() {
-            continue;
-        }
-        let chosen = match server.program {
-            Program::Granian(_) => best_granian(plan, server, workload, workers, results)?,
-            _ => vec![(server.clone(), None, plan.concurrency.to_vec())],
-        };
-        for (server, settings, concurrency) in chosen {
-            match server.start(plan.environment, workload, workers) {
-                Ok(running) => {
-                    let memory_fresh = Memory::of(running.pid());
-                    contenders.push(Contender { running, settings, concurrency, memory_fresh });
-                }
-                Err(message) => note(results, &server, workload, workers, message)?,
+    for (server, settings, concurrency) in chosen {
+        match server.start(plan.environment, workload, workers) {
+            Ok(running) => {
+                let memory_fresh = Memory::default();
+                contenders.push(Contender { running, settings, concurrency, memory_fresh });
             }
+            Err(message) => note(results, &server, workload, workers, message)?,
         }
+    }
+    // When all are there: the pages that they share, of one interpreter, are divided among the same number for each.
+    for contender in &mut contenders {
+        contender.memory_fresh = Memory::of(contender.running.pid());
     }
     Ok(contenders)
 }
 
-type Chosen = Vec<(Server, Option<String>, Vec<usize>)>;
+/// The settings of granian among which the best is looked for, each with the concurrencies at which it is tried: all
+/// of them, or with several workers the two that were best with one.
+fn candidates(
+    workload: &Workload,
+    workers: usize,
+    concurrency: &[usize],
+    tried: &[Tried],
+) -> BTreeMap<Granian, Vec<usize>> {
+    let mut candidates: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
+    for &concurrency in concurrency {
+        let mut settings = Granian::candidates();
+        let figure = |settings: Granian| {
+            let tried = tried.iter().find(|tried| {
+                (tried.workers, tried.workload.as_str(), tried.concurrency) == (1, workload.name, concurrency)
+                    && tried.settings == settings.title()
+            });
+            tried.map(|tried| tried.cpu_us_per_unit)
+        };
+        if workers > 1 && settings.iter().any(|settings| figure(*settings).is_some()) {
+            let figure = |settings: &Granian| figure(*settings).unwrap_or(f64::INFINITY);
+            settings.sort_by(|a, b| figure(a).total_cmp(&figure(b)));
+            settings.truncate(2);
+        }
+        settings.into_iter().for_each(|settings| candidates.entry(settings).or_default().push(concurrency));
+    }
+    candidates
+}
 
-/// Tries every candidate shortly, and returns the one that used the least CPU at each concurrency.
+/// Lets the candidates take a few short turns each, and returns the one that used the least CPU at each concurrency.
 fn best_granian(
     plan: &Plan,
     server: &Server,
     workload: &Workload,
     workers: usize,
     results: &mut Results,
-) -> Result<Chosen, String> {
-    let window = plan.window.min(Duration::from_millis(500));
-    let candidates = Granian::candidates();
-    let mut cpu: BTreeMap<usize, Vec<(f64, usize)>> = BTreeMap::new();
-    for (index, settings) in candidates.iter().enumerate() {
-        let server = Server { program: Program::Granian(*settings), ..server.clone() };
-        let running = match server.start(plan.environment, workload, workers) {
-            Ok(running) => running,
+) -> Result<Vec<Chosen>, String> {
+    let window = plan.window.min(Duration::from_millis(500)) / 4;
+    let mut contenders = Vec::new();
+    for (settings, concurrency) in candidates(workload, workers, plan.concurrency, &results.tried) {
+        let server = Server { program: Program::Granian(settings), ..server.clone() };
+        match server.start(plan.environment, workload, workers) {
+            Ok(running) => {
+                let memory_fresh = Memory::default();
+                let title = Some(settings.title());
+                contenders
+                    .push((settings, Contender { running, settings: title, concurrency, memory_fresh }));
+            }
             Err(message) => {
                 note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
-                continue;
-            }
-        };
-        let contender = Contender {
-            running,
-            settings: None,
-            concurrency: plan.concurrency.to_vec(),
-            memory_fresh: Memory::default(),
-        };
-        for &concurrency in plan.concurrency {
-            let figures = [0, 1, 2].map(|_| {
-                let outcome = load(&contender.running, workload, concurrency, window / 3);
-                settle(std::slice::from_ref(&contender));
-                outcome
-            });
-            let figures: Result<Vec<f64>, String> = figures
-                .into_iter()
-                .map(|figure| figure.map(|(outcome, used)| used.cpu_us / outcome.units.max(1.0)))
-                .collect();
-            match figures {
-                Ok(figures) => {
-                    let figure = crate::results::median(figures).unwrap_or(f64::INFINITY);
-                    cpu.entry(concurrency).or_default().push((figure, index));
-                }
-                Err(message) => {
-                    note(results, &server, workload, workers, format!("{}: {message}", settings.title()))?;
-                }
             }
         }
     }
-    let mut chosen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (&concurrency, figures) in &cpu {
-        let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, index)| *index);
-        for (figure, index) in figures {
+    let (settings, mut contenders): (Vec<Granian>, Vec<Contender>) = contenders.into_iter().unzip();
+    // Of each that takes part, in the order of the settings.
+    let mut cpu: BTreeMap<usize, BTreeMap<Granian, Vec<f64>>> = BTreeMap::new();
+    for &concurrency in plan.concurrency {
+        for _ in 0..TRIES {
+            for (settings, contender) in settings.iter().zip(&contenders) {
+                if !contender.concurrency.contains(&concurrency) {
+                    continue;
+                }
+                match load(&contender.running, workload, concurrency, window) {
+                    Ok((outcome, used)) => {
+                        let figures = cpu.entry(concurrency).or_default().entry(*settings).or_default();
+                        figures.push(used.cpu_us / outcome.units.max(1.0));
+                    }
+                    Err(message) => {
+                        let message = format!("{}: {message}", settings.title());
+                        note(results, &contender.running.server, workload, workers, message)?;
+                    }
+                }
+                settle(&contenders);
+            }
+        }
+    }
+    contenders.iter_mut().for_each(|contender| contender.running.ask_to_leave());
+    drop(contenders);
+    let mut chosen: BTreeMap<Granian, Vec<usize>> = BTreeMap::new();
+    for (concurrency, figures) in cpu {
+        // A wrong answer disqualifies.
+        let figures = figures.into_iter().filter(|(_, figures)| figures.len() == TRIES);
+        let figures: Vec<(f64, Granian)> = figures
+            .filter_map(|(settings, figures)| Some((crate::results::median(figures)?, settings)))
+            .collect();
+        let best = figures.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, settings)| *settings);
+        for (figure, settings) in &figures {
             results.tried.push(Tried {
                 workload: workload.name.to_owned(),
                 workers,
                 concurrency,
-                settings: candidates[*index].title(),
+                settings: settings.title(),
                 cpu_us_per_unit: *figure,
-                chosen: Some(*index) == best,
+                chosen: Some(*settings) == best,
             });
         }
         if let Some(best) = best {
@@ -194,8 +267,7 @@ fn best_granian(
     }
     Ok(chosen
         .into_iter()
-        .map(|(index, concurrency)| {
-            let settings = candidates[index];
+        .map(|(settings, concurrency)| {
             let server = Server { program: Program::Granian(settings), ..server.clone() };
             (server, Some(settings.title()), concurrency)
         })
@@ -261,7 +333,7 @@ fn turn(
 
 /// Waits until no server has anything left to do of what it was asked.
 fn settle(contenders: &[Contender]) {
-    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let families = processes::trees(contenders.iter().map(|contender| contender.running.pid()));
     let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
     let deadline = Instant::now() + SETTLE;
     let mut before = usage();
@@ -285,7 +357,7 @@ fn watch_idle(
     results: &mut Results,
 ) {
     std::thread::sleep(Duration::from_millis(200));
-    let families: Vec<_> = contenders.iter().map(|c| processes::tree(c.running.pid())).collect();
+    let families = processes::trees(contenders.iter().map(|contender| contender.running.pid()));
     let usage = || families.iter().map(Usage::of).collect::<Vec<_>>();
     let (began, before) = (Instant::now(), usage());
     std::thread::sleep(plan.idle);
@@ -316,4 +388,36 @@ fn progress(plan: &Plan, results: &Results, workload: &Workload, workers: usize,
         })
         .collect();
     eprintln!("{} × {concurrency}, {workers} worker(s): {}", workload.name, figures.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(settings: Granian, concurrency: usize, cpu_us_per_unit: f64) -> Tried {
+        let settings = settings.title();
+        Tried { workload: "hello".into(), workers: 1, concurrency, settings, cpu_us_per_unit, chosen: false }
+    }
+
+    #[test]
+    fn with_two_workers_the_two_settings_are_tried_that_were_best_with_one() {
+        let hello = Workload::all().remove(0);
+        let all = Granian::candidates();
+        let mut seen = Vec::new();
+        for (i, settings) in all.iter().enumerate() {
+            seen.push(tried(*settings, 1, i as f64));
+            seen.push(tried(*settings, 16, 10.0 - i as f64));
+        }
+        let chosen = candidates(&hello, 2, &[1, 16], &seen);
+        let expected = [(all[0], vec![1]), (all[1], vec![1]), (all[6], vec![16]), (all[7], vec![16])];
+        assert_eq!(chosen, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn without_a_run_with_one_worker_all_settings_are_tried() {
+        let hello = Workload::all().remove(0);
+        let chosen = candidates(&hello, 2, &[1, 16], &[]);
+        assert_eq!(chosen.len(), Granian::candidates().len());
+        assert!(chosen.values().all(|concurrency| concurrency == &[1, 16]));
+    }
 }

@@ -90,6 +90,11 @@ impl Turn {
     pub fn units_per_second(&self) -> f64 {
         self.units / self.seconds
     }
+
+    /// Whether a latency was seen at all; without one its figures are 0 and mean nothing.
+    pub fn has_latency(&self) -> bool {
+        self.max_us > 0.0
+    }
 }
 
 impl Results {
@@ -125,7 +130,8 @@ impl Results {
         fs::write(path, text + "\n").map_err(failed)
     }
 
-    fn turns<'a>(&'a self, cell: Cell<'a>, server: &'a str) -> impl Iterator<Item = &'a Turn> {
+    /// The turns of one server, in the order of the rounds.
+    pub fn turns<'a>(&'a self, cell: Cell<'a>, server: &'a str) -> impl Iterator<Item = &'a Turn> {
         self.turns.iter().filter(move |turn| {
             turn.server == server
                 && turn.workload == cell.workload
@@ -139,18 +145,30 @@ impl Results {
         median(self.turns(cell, server).map(figure).collect())
     }
 
-    /// The median over the rounds of the ratio within a round.
-    pub fn ratio(&self, cell: Cell, server: &str, to: &str, figure: impl Fn(&Turn) -> f64) -> Option<f64> {
+    /// The ratio within each round in which both have the figure: one of 0 was not seen.
+    pub fn ratios(&self, cell: Cell, server: &str, to: &str, figure: impl Fn(&Turn) -> f64) -> Vec<f64> {
         let ratios = self.turns(cell, server).filter_map(|turn| {
             let other = self.turns(cell, to).find(|other| other.round == turn.round)?;
-            Some(figure(turn) / figure(other))
+            let (ours, theirs) = (figure(turn), figure(other));
+            (ours > 0.0 && theirs > 0.0).then(|| ours / theirs)
         });
-        median(ratios.collect())
+        ratios.collect()
+    }
+
+    /// The median over the rounds of the ratio within a round.
+    pub fn ratio(&self, cell: Cell, server: &str, to: &str, figure: impl Fn(&Turn) -> f64) -> Option<f64> {
+        median(self.ratios(cell, server, to, figure))
     }
 
     /// What was chosen for `server`, where there was a choice.
     pub fn settings(&self, cell: Cell, server: &str) -> Option<String> {
         self.turns(cell, server).find_map(|turn| turn.settings.clone())
+    }
+
+    /// How many rounds there were with so many workers.
+    pub fn rounds_with(&self, workers: usize) -> usize {
+        let rounds = self.turns.iter().filter(|turn| turn.workers == workers).map(|turn| turn.round + 1);
+        rounds.max().unwrap_or(0)
     }
 
     /// The values of `key` in the order in which they came first.
@@ -166,22 +184,40 @@ impl Results {
     }
 }
 
-/// The middle value, or the mean of the two in the middle.
-pub fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        n if n % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+/// A figure over the rounds: the median, and between what the rounds lie. Of eight rounds and more, an eighth at each end is
+/// left out, so that one disturbed round does not stand for many good ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub low: f64,
+    pub middle: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    /// `None` without a value.
+    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
+        values.sort_by(f64::total_cmp);
+        let last = values.len().checked_sub(1)?;
+        let outermost = values.len() / 8;
+        Some(Spread {
+            low: values[outermost],
+            middle: f64::midpoint(values[last / 2], values[last.div_ceil(2)]),
+            high: values[last - outermost],
+        })
     }
 }
 
+/// The middle value, or the mean of the two in the middle.
+pub fn median(values: Vec<f64>) -> Option<f64> {
+    Spread::of(values).map(|spread| spread.middle)
+}
+
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
-    fn turn(server: &str, round: usize, cpu_us: f64) -> Turn {
+    /// A turn of hello at 16 connections, of one request.
+    pub fn turn(server: &str, round: usize, cpu_us: f64) -> Turn {
         Turn {
             workload: "hello".into(),
             workers: 1,
@@ -202,6 +238,24 @@ mod tests {
     fn the_median_of_an_even_count_lies_between() {
         assert_eq!(median(vec![4.0, 1.0, 2.0, 9.0]), Some(3.0));
         assert_eq!(median(vec![]), None);
+    }
+
+    #[test]
+    fn of_few_rounds_every_one_counts_and_of_many_not_the_outermost() {
+        let spread = |low, middle, high| Some(Spread { low, middle, high });
+        assert_eq!(Spread::of(vec![100.0, 3.0, 2.0, 4.0, 1.0]), spread(1.0, 3.0, 100.0));
+        assert_eq!(Spread::of(vec![100.0, 3.0, 2.0, 4.0, 1.0, 5.0, 6.0, 0.1]), spread(1.0, 3.5, 6.0));
+    }
+
+    #[test]
+    fn a_round_without_the_figure_has_no_ratio() {
+        let mut results = Results::new(Vec::new(), 2, 1.0);
+        for (round, theirs) in [(0, 0.0), (1, 5.0)] {
+            results.turns.push(turn("a", round, 10.0));
+            results.turns.push(turn("b", round, theirs));
+        }
+        let cell = Cell { workload: "hello", workers: 1, concurrency: 16 };
+        assert_eq!(results.ratios(cell, "a", "b", Turn::cpu_us_per_unit), [2.0]);
     }
 
     #[test]

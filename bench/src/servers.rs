@@ -1,5 +1,6 @@
 //! The servers, and what each of them is given.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -43,7 +44,7 @@ pub enum Program {
 }
 
 /// What of granian is varied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Granian {
     pub event_loop: &'static str,
     pub runtime_mode: &'static str,
@@ -146,7 +147,10 @@ impl Server {
                         &workers_text,
                     ])
                     .arg("--python")
-                    .arg(environment.venv.join("python"));
+                    .arg(match (baseline, &environment.baseline_python) {
+                        (true, Some(python)) => python.clone(),
+                        _ => environment.venv.join("python"),
+                    });
                 command
             }
             Program::Granian(settings) => {
@@ -223,7 +227,7 @@ impl Server {
         let child = command.spawn();
         affinity::pin(&cores.load);
         let child = child.map_err(|error| format!("{command:?}: {error}"))?;
-        let mut running = Running { server: self.clone(), child, port };
+        let mut running = Running { server: self.clone(), child, port, leaving: None };
         let path = self.path(workload).unwrap_or("/");
         let deadline = Instant::now() + START;
         loop {
@@ -260,24 +264,32 @@ pub struct Running {
     pub server: Server,
     child: Child,
     pub port: u16,
+    /// Set once it was asked to leave: its processes as they were then, before the orphans lost their parent.
+    leaving: Option<BTreeSet<u32>>,
 }
 
 impl Running {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// Sends it SIGTERM, once. Several that are asked before the first is dropped leave at the same time.
+    pub fn ask_to_leave(&mut self) {
+        if self.leaving.is_none() {
+            self.leaving = Some(processes::tree(self.pid()));
+            signal(self.pid(), Signal::TERM);
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // With its descendants, as they are before the orphans lose their parent.
-        let family = processes::tree(self.child.id());
-        signal(self.child.id(), Signal::TERM);
+        self.ask_to_leave();
         let deadline = Instant::now() + STOP;
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        for pid in family {
+        for pid in self.leaving.take().unwrap_or_default() {
             // A number that somebody else has by now is not in our group.
             if Pid::from_raw(pid.cast_signed()).is_some_and(|pid| {
                 rustix::process::getpgid(Some(pid))

@@ -289,7 +289,7 @@ impl fmt::Display for InterpreterError {
 /// The commands after which `interpreter` can be used.
 fn mend(f: &mut fmt::Formatter<'_>, interpreter: &Interpreter) -> fmt::Result {
     let (major, minor) = OLDEST;
-    let path = interpreter.executable.display();
+    let path = quoted(&interpreter.executable);
     if interpreter.implementation != "cpython" {
         return write!(f, "\n  name a CPython {major}.{minor} or later with --python PATH");
     }
@@ -306,6 +306,13 @@ fn mend(f: &mut fmt::Formatter<'_>, interpreter: &Interpreter) -> fmt::Result {
     )?;
     write!(f, "\n  or install pounce there, in a checkout: {path} -m pip install .")?;
     write!(f, "\n  or name an interpreter that fits with --python PATH")
+}
+
+/// `path` as a POSIX shell reads it as one word.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte);
+    if path.bytes().all(plain) { path.into_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 impl std::error::Error for InterpreterError {}
@@ -438,6 +445,26 @@ mod tests {
         insta::assert_snapshot!(
             [told(cpython((3, 14, 0), true)), told(cpython((3, 13, 0), true))].join("\n\n")
         );
+    }
+
+    /// The words of the command that follows `introduction` in `message`, as a shell tells them apart.
+    fn words(message: &str, introduction: &str) -> String {
+        let (_, rest) = message.split_once(introduction).expect("the command is told");
+        let command =
+            rest.lines().next().and_then(|line| line.split("; then run").next()).unwrap_or_default();
+        let shell = Command::new("/bin/sh").arg("-c").arg(format!("printf '%s|' {command}")).output();
+        String::from_utf8_lossy(&shell.expect("a shell").stdout).into_owned()
+    }
+
+    #[test]
+    fn a_shell_takes_the_commands_as_they_are_meant_whatever_the_path_of_the_interpreter() {
+        for path in ["/usr/bin/python3", "/a b/python", "/it's $HOME; `x` \"y\" \\ & *~#(1)/é"] {
+            let interpreter = Interpreter { executable: path.into(), ..cpython((3, 13, 0), false) };
+            let message = check_installed(interpreter).expect_err("it is not installed").to_string();
+            let build = words(&message, "build for it: ");
+            assert_eq!(build, format!("PYO3_PYTHON={path}|cargo|build|--release|"));
+            assert_eq!(words(&message, "in a checkout: "), format!("{path}|-m|pip|install|.|"));
+        }
     }
 
     #[test]

@@ -208,6 +208,16 @@ fn sigquit_with_a_replacement_due_leaves_no_timer_behind() {
 }
 
 #[test]
+fn nobody_waits_for_the_end_of_the_delay_when_the_last_worker_is_dead() {
+    let mut server = Server::started(1, |settings| settings.drain_delay = 10.0);
+    server.signal(Signal::Term);
+    server.dies(1, ExitStatus::Signal(9));
+    assert!(server.machine.wants_accept());
+    assert!(matches!(server.accept(), Placement::Refuse(_)));
+    assert_eq!(server.machine.state(), State::LameDuck);
+}
+
+#[test]
 fn sigquit_during_the_delay_leaves_no_timer_behind() {
     let mut server = Server::started(1, |p| p.drain_delay = 0.2);
     server.signal(Signal::Term);

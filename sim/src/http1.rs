@@ -197,11 +197,13 @@ impl<St: Stream> HttpConn<St> {
     }
 
     async fn more(&mut self, piece: usize, pause: Duration) -> Result<(), Failure> {
-        if !pause.is_zero() && self.since_rest >= piece {
+        if self.since_rest >= piece {
             self.since_rest = 0;
-            tokio::time::sleep(pause).await;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
         }
-        match self.fill(piece - self.since_rest.min(piece - 1)).await {
+        match self.fill(piece - self.since_rest).await {
             Ok(0) | Err(_) => Err(Failure::Truncated),
             Ok(read) => {
                 self.since_rest += read;

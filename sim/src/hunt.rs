@@ -1,5 +1,5 @@
 //! Plants each bug in turn and looks how many seeds it takes to find it, and how short a story the finding shrinks to.
-//! `sim hunt [BUG] [--seeds N] [--from SEED]`
+//! `sim hunt`
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,33 +70,32 @@ pub fn hunt(mutants: &[Mutant], base: u64, most: u64, threads: usize) -> Vec<Hun
     hunts
 }
 
+/// Plants bugs, and counts the seeds that it takes to find them
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// One of those in MUTANTS.md [default: each of them in turn]
+    #[arg(value_parser = mutant)]
+    bug: Option<Mutant>,
+    /// Most seeds for one bug
+    #[arg(long, value_name = "N", default_value_t = 1500)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, value_name = "SEED", default_value = "0x1000000")]
+    from: Seed,
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    let named = Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name);
+    named.ok_or_else(|| format!("it must be one of {:?}", Mutant::ALL))
+}
+
 /// Runs the command. A release build does without the checks of the machines' invariants: what is found there shows on
 /// the wire.
-pub fn main(args: &[String]) -> ExitCode {
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-    let number = |name: &str, default: u64| match value(name).map(|text| text.parse::<Seed>()) {
-        None => Ok(default),
-        Some(Ok(number)) => Ok(number.0),
-        Some(Err(error)) => Err(format!("{name}: {error}")),
-    };
-    let (most, from) = match (number("--seeds", 1500), number("--from", 0x0100_0000)) {
-        (Ok(most), Ok(from)) => (most, from),
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    let name = args.first().filter(|arg| !arg.starts_with("--"));
-    let mutants: Vec<Mutant> = match name {
-        None => Mutant::ALL.to_vec(),
-        Some(name) => Mutant::ALL.iter().copied().filter(|mutant| format!("{mutant:?}") == *name).collect(),
-    };
-    if mutants.is_empty() {
-        eprintln!("there is no such bug: it must be one of {:?}", Mutant::ALL);
-        return ExitCode::from(2);
-    }
+pub fn main(arguments: &Arguments) -> ExitCode {
+    let mutants = arguments.bug.map_or_else(|| Mutant::ALL.to_vec(), |mutant| vec![mutant]);
+    let most = arguments.seeds;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let hunts = hunt(&mutants, from, most, threads);
+    let hunts = hunt(&mutants, arguments.from.0, most, threads);
     for hunt in &hunts {
         match &hunt.found {
             Some((seeds, seed, problem)) => {

@@ -209,7 +209,8 @@ impl Instance {
         }
         match signal {
             Signal::Term | Signal::Int => {
-                if signal == Signal::Int && history.stop.is_some() {
+                // It shuts down by itself when a worker never gets ready.
+                if signal == Signal::Int && (history.stop.is_some() || history.drain.is_some()) {
                     history.hurried.get_or_insert(now);
                 }
                 history.stop.get_or_insert(now);

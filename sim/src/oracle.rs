@@ -242,9 +242,9 @@ impl Judge<'_> {
                     return Some(Cause::Draining);
                 }
                 if forced {
-                    // What waits for a worker when a shutdown is cut short is refused by the supervisor like what comes later.
-                    let refused = by(history.hurried)
-                        && instance.is_some_and(|i| facts.owner == Some(i.supervisor.id()));
+                    // What waits for a worker, or for a descriptor, until the deadline or until a shutdown is cut short is
+                    // refused by the supervisor like what comes later.
+                    let refused = instance.is_some_and(|i| facts.owner == Some(i.supervisor.id()));
                     return Some(if refused { Cause::Draining } else { Cause::Deadline });
                 }
                 if by(history.too_many) {

@@ -9,45 +9,24 @@ use crate::shrink::class_of;
 use crate::trace::Line;
 use crate::{picture, story};
 
-const USAGE: &str = "usage: sim run FILE [--engine turmoil-net|turmoil] [--all] [--svg OUT]";
-
-/// What the command line asks for.
-struct Asked {
-    path: String,
+/// Runs a scenario from a file, and prints its timeline
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    file: String,
+    /// The network: turmoil-net (the fast one) or turmoil
+    #[arg(long, value_name = "NAME", default_value = "turmoil-net")]
     engine: Engine,
-    /// Every line of the timeline.
+    /// Every line of the timeline
+    #[arg(long)]
     all: bool,
+    /// Draw the timeline into this file as well
+    #[arg(long, value_name = "OUT")]
     svg: Option<String>,
 }
 
-fn read(args: &[String]) -> Result<Asked, String> {
-    let (mut path, mut engine, mut all, mut svg) = (None, Engine::TurmoilNet, false, None);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let mut value =
-            |what: &str| args.next().cloned().ok_or_else(|| format!("{arg} needs {what}\n{USAGE}"));
-        match arg.as_str() {
-            "--engine" => engine = value("the name of an engine")?.parse()?,
-            "--all" => all = true,
-            "--svg" => svg = Some(value("the path of the picture")?),
-            flag if flag.starts_with('-') => return Err(format!("there is no option {flag}\n{USAGE}")),
-            _ if path.is_some() => return Err(format!("one file at a time, not also {arg}\n{USAGE}")),
-            _ => path = Some(arg.clone()),
-        }
-    }
-    Ok(Asked { path: path.ok_or(USAGE)?, engine, all, svg })
-}
-
 /// Runs the command.
-pub fn main(args: &[String]) -> ExitCode {
-    let asked = match read(args) {
-        Ok(asked) => asked,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    let path = &asked.path;
+pub fn main(asked: &Arguments) -> ExitCode {
+    let path = &asked.file;
     let scenario = match std::fs::read_to_string(path)
         .map_err(|error| error.to_string())
         .and_then(|text| Scenario::from_toml(&text))
@@ -107,35 +86,4 @@ fn report_of(lines: &[Line], scenario: &Scenario, outcome: &Outcome) -> String {
         );
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asked(args: &[&str]) -> Result<Asked, String> {
-        read(&args.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_engine_stands_before_the_file_or_after_it() {
-        for args in [["--engine", "turmoil", "a.toml"], ["a.toml", "--engine", "turmoil"]] {
-            let asked = asked(&args).expect("a good command line");
-            assert_eq!((asked.path.as_str(), asked.engine), ("a.toml", Engine::Turmoil));
-        }
-    }
-
-    #[test]
-    fn what_is_not_understood_is_named() {
-        for (args, named) in [
-            (&["a.toml", "--engine", "madsim"][..], "\"madsim\": turmoil-net or turmoil"),
-            (&["a.toml", "--engine"], "--engine needs"),
-            (&["a.toml", "--json"], "no option --json"),
-            (&["a.toml", "b.toml"], "also b.toml"),
-            (&[], "usage"),
-        ] {
-            let error = asked(args).err().expect("a bad command line");
-            assert!(error.contains(named), "{args:?}: {error}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! `sim soak [--minutes N] [--from SEED]`: fresh seeds until the time is over.
+//! `sim soak`: fresh seeds until the time is over.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,28 +7,31 @@ use crate::scenario::{Scenario, Seed};
 use crate::tally::{Tally, run_seeds};
 use crate::{coverage, regressions, shrink};
 
+/// Runs fresh seeds until the time is over
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// How long
+    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
+    minutes: f64,
+    /// The first seed [default: from the clock]
+    #[arg(long)]
+    from: Option<Seed>,
+}
+
+fn minutes(text: &str) -> Result<f64, &'static str> {
+    let minutes = text.parse::<f64>().ok().filter(|minutes| *minutes > 0.0 && minutes.is_finite());
+    minutes.ok_or("it must be a number above 0")
+}
+
 /// Runs the command.
 #[allow(
     clippy::disallowed_methods,
     reason = "the soak itself is outside of the simulation: its seeds are fresh"
 )]
-pub fn main(args: &[String]) -> ExitCode {
-    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
-    let minutes = match value("--minutes").map_or(Ok(10.0), |text| text.parse::<f64>()) {
-        Ok(minutes) if minutes > 0.0 && minutes.is_finite() => minutes,
-        _ => {
-            eprintln!("--minutes must be a positive number");
-            return ExitCode::from(2);
-        }
-    };
-    let from = match value("--from").map(|text| text.parse::<Seed>()).transpose() {
-        Ok(Some(seed)) => seed.0,
-        Ok(None) => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64),
-        Err(error) => {
-            eprintln!("--from: {error}");
-            return ExitCode::from(2);
-        }
-    };
+pub fn main(arguments: &Arguments) -> ExitCode {
+    let fresh = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+    let from = arguments.from.map_or_else(fresh, |seed| seed.0);
+    let minutes = arguments.minutes;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let began = std::time::Instant::now();
     let length = Duration::from_secs_f64(minutes * 60.0);

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::coverage;
 use crate::engine::{self, Outcome};
 use crate::oracle::Cause;
-use crate::scenario::{Profile, Scenario};
+use crate::scenario::{Profile, Scenario, Seed};
 
 /// What came of many runs.
 #[derive(Clone, Debug, Default)]
@@ -203,27 +204,54 @@ pub const MUST_HAPPEN: &[&str] = &[
     "worker_stopped",
 ];
 
-/// Runs `count` seeds from `base` on, on `threads` threads.
+/// A run that takes longer than this by the clock on the wall hangs: they take milliseconds.
+const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// Runs `count` seeds from `base` on, on `threads` threads. One that hangs ends the process: nothing else would ever name it.
+#[allow(clippy::disallowed_methods, reason = "the watch over a run is outside of the simulation")]
 pub fn run_seeds(base: u64, count: u64, threads: usize) -> Tally {
     let next = AtomicU64::new(0);
     let tally = Mutex::new(Tally::default());
+    let under_way = Mutex::new(BTreeMap::new());
+    let (running, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
+            let running = running.clone();
             scope.spawn(|| {
+                let _running = running;
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= count {
                         break;
                     }
                     let seed = base.wrapping_add(index);
+                    lock(&under_way).insert(seed, Instant::now());
                     let scenario = Scenario::draw(seed);
                     let outcome = engine::run(&scenario);
-                    tally.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &scenario, &outcome);
+                    lock(&under_way).remove(&seed);
+                    lock(&tally).add(seed, &scenario, &outcome);
                 }
-                let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                coverage::merge(&mut tally.cells, coverage::take());
+                coverage::merge(&mut lock(&tally).cells, coverage::take());
             });
+        }
+        drop(running);
+        while ended.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            for (seed, began) in &*lock(&under_way) {
+                if began.elapsed() > HANGS_AFTER {
+                    eprintln!(
+                        "seed {} hangs: after {} s by the wall clock it has not ended. `sim replay {}` hangs too",
+                        Seed(*seed),
+                        HANGS_AFTER.as_secs(),
+                        Seed(*seed)
+                    );
+                    std::process::exit(1);
+                }
+            }
         }
     });
     tally.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -78,6 +78,15 @@ async def block(scope, receive, send, query):
     await respond(send, "blocked")
 
 
+async def compute(scope, receive, send, query):
+    """As /block, with the GIL held."""
+    event("compute begins")
+    end = time.monotonic() + float(query["s"])
+    while time.monotonic() < end:
+        sum(range(1000))
+    await respond(send, "computed")
+
+
 async def swallow(scope, receive, send, query):
     event("swallow begins")
     end = time.monotonic() + float(query["s"])
@@ -229,6 +238,7 @@ PATHS = {
     "/pid": pid,
     "/slow": slow,
     "/block": block,
+    "/compute": compute,
     "/swallow": swallow,
     "/cancellable": cancellable,
     "/stream": stream,

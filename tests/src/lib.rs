@@ -9,6 +9,7 @@ pub mod binary;
 pub mod client;
 pub mod events;
 pub mod heavy;
+pub mod interpreters;
 pub mod ledger;
 pub mod load;
 pub mod log_redaction;
@@ -29,6 +30,6 @@ pub use load::{FreshLoad, KeepAliveLoad, RunningLoad};
 pub use outcome::{Answer, Outcome};
 pub use request::Request;
 pub use server::{Server, ServerBuilder};
-pub use worker_kind::{WorkerKind, with_both};
+pub use worker_kind::{Busy, WorkerKind, with_both, with_each};
 
 pub use rustix::process::Signal;

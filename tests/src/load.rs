@@ -29,6 +29,7 @@ struct Plan {
     address: Address,
     requests: Vec<Request>,
     patience: Duration,
+    pause_after_refusal: Duration,
     check: Check,
 }
 
@@ -38,6 +39,7 @@ impl Plan {
             address: address.clone(),
             requests: vec![Request::get("/")],
             patience: Duration::from_secs(30),
+            pause_after_refusal: PAUSE_AFTER_REFUSAL,
             check: |_| Ok(()),
         }
     }
@@ -74,6 +76,13 @@ impl KeepAliveLoad {
     #[must_use]
     pub fn check(mut self, check: Check) -> Self {
         self.plan.check = check;
+        self
+    }
+
+    /// Clients that come again at once also when they were refused, or answered otherwise than 200.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.plan.pause_after_refusal = Duration::ZERO;
         self
     }
 
@@ -382,7 +391,7 @@ impl Engine {
         }
         self.ledger.record(label, &outcome);
         if reconnect {
-            let pause = if at_once { Duration::ZERO } else { PAUSE_AFTER_REFUSAL };
+            let pause = if at_once { Duration::ZERO } else { self.plan.pause_after_refusal };
             self.pausing.push(Instant::now() + pause);
         }
     }

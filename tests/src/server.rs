@@ -267,11 +267,18 @@ impl Server {
     #[track_caller]
     pub fn begin_drain(&self) {
         self.begin_shutdown();
-        processes::wait_until(
-            "new connections get 503",
-            START_PATIENCE,
-            || matches!(self.get("/"), Outcome::Answered(answer) if answer.status == 503),
-        );
+        self.wait_until_new_connections_get_503();
+    }
+
+    /// Waits for that. Those that came in time for being served may wait for a worker that is busy: they are given up.
+    #[track_caller]
+    pub fn wait_until_new_connections_get_503(&self) {
+        processes::wait_until("new connections get 503", START_PATIENCE, || {
+            let mut connection = self.connect();
+            connection.patience = Duration::from_secs(1);
+            let outcome = connection.request(&Request::get("/"));
+            matches!(outcome, Outcome::Answered(answer) if answer.status == 503)
+        });
     }
 
     /// Signals the supervisor only.

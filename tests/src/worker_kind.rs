@@ -1,7 +1,9 @@
-//! The two kinds of worker: what a server promises, it promises for both.
+//! The two kinds of worker, and the two ways in which one is busy: what a server promises, it promises for all of them.
 
+use std::fmt::Debug;
 use std::thread;
 
+use crate::request::Request;
 use crate::server::{Server, ServerBuilder};
 
 /// What runs in the worker processes.
@@ -33,22 +35,66 @@ impl WorkerKind {
     }
 }
 
+/// What keeps a Python worker from coming back to its event loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// `time.sleep`, which lets other threads have the interpreter.
+    Sleeping,
+    /// A loop in Python, which does not.
+    Computing,
+}
+
+impl Busy {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Sleeping, Self::Computing];
+
+    /// The request to `tests/apps/plain.py` that makes its worker busy; the answer comes after `seconds`.
+    pub fn request(self, seconds: u32) -> Request {
+        match self {
+            Self::Sleeping => Request::get(&format!("/block?s={seconds}")),
+            Self::Computing => Request::get(&format!("/compute?s={seconds}")),
+        }
+    }
+
+    /// The event that says that the worker is busy from now on.
+    pub fn begins(self) -> &'static str {
+        match self {
+            Self::Sleeping => "block begins",
+            Self::Computing => "compute begins",
+        }
+    }
+}
+
 /// Runs `case` with each kind of worker, both at the same time.
 ///
 /// # Panics
 /// If one of them did; its own message is printed before, by a thread with the kind's name.
 #[track_caller]
 pub fn with_both(case: impl Fn(WorkerKind) + Sync) {
+    with_each(WorkerKind::ALL, case);
+}
+
+/// Runs `case` with each of `kinds`, all at the same time, and returns what it returned, in the same order.
+///
+/// # Panics
+/// If one of them did; its own message is printed before, by a thread with the kind's name.
+#[track_caller]
+pub fn with_each<K, T, const N: usize>(kinds: [K; N], case: impl Fn(K) -> T + Sync) -> [T; N]
+where
+    K: Copy + Debug + Send,
+    T: Send,
+{
     let case = &case;
-    let failed = thread::scope(|scope| {
-        WorkerKind::ALL
+    let results = thread::scope(|scope| {
+        kinds
             .map(|kind| {
                 let thread = thread::Builder::new().name(format!("{kind:?}"));
-                (kind, thread.spawn_scoped(scope, move || case(kind)).expect("a thread can be started"))
+                thread.spawn_scoped(scope, move || case(kind)).expect("a thread can be started")
             })
-            .into_iter()
-            .filter_map(|(kind, running)| running.join().is_err().then_some(kind))
-            .collect::<Vec<_>>()
+            .map(|running| running.join())
     });
-    assert!(failed.is_empty(), "failed with these workers: {failed:?}");
+    let failed: Vec<K> =
+        kinds.iter().zip(&results).filter(|(_, result)| result.is_err()).map(|(kind, _)| *kind).collect();
+    assert!(failed.is_empty(), "failed with these: {failed:?}");
+    results.map(|result| result.unwrap_or_else(|_| unreachable!("none failed")))
 }

@@ -1,18 +1,20 @@
-//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 21, 22, 24).
+//! The drain: SIGTERM loses nothing and ends in time (scenarios 1-3, 7-17, 21, 22, 24; 39 during a drain, and 12 and 29
+//! in a storm of new connections).
 //!
 //! Every case runs with both kinds of worker, and with all four of a connection's timeouts on; those that need an
 //! application which blocks, swallows its cancellation or sends a lot run with Python only.
 //!
 //! To see these fail: call hyper's `graceful_shutdown()` on a connection, close the listener at the signal, close
-//! idle connections at once (`--keepalive-linger 0`), or answer 503 without reading the request.
+//! idle connections at once (`--keepalive-linger 0`), answer 503 without reading the request, or let a connection's
+//! timeouts rest while its server drains.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pounce_tests::server::SLACK;
 use pounce_tests::{
-    Close, Connection, Events, FreshLoad, KeepAliveLoad, Ledger, Outcome, Request, Signal, WorkerKind, heavy,
-    with_both,
+    Busy, Close, Connection, Events, FreshLoad, KeepAliveLoad, Ledger, Outcome, Request, RunningLoad, Server,
+    Signal, WorkerKind, heavy, with_both, with_each,
 };
 
 /// A pause that lets the server get as far as it will with what was sent; nothing depends on how far that is.
@@ -61,8 +63,10 @@ fn s03_stuck_workers_are_killed_together_and_their_clients_get_503() {
     let events = Events::new();
     let mut server =
         WorkerKind::Python.server().env("EVENTS", events.path()).workers(4).shutdown_timeout(3.0).start();
-    let stuck: Vec<_> = (0..4).map(|_| server.send(&Request::get("/block?s=60"))).collect();
-    events.wait_for("block begins", 4);
+    let stuck: Vec<_> = Busy::ALL.iter().cycle().take(4).map(|busy| server.send(&busy.request(60))).collect();
+    for busy in Busy::ALL {
+        events.wait_for(busy.begins(), 2);
+    }
     server.signal(Signal::TERM);
     // One after the other would take four times the budget.
     server.assert_exit(4, Duration::from_secs(3 + 1) + SLACK);
@@ -475,27 +479,55 @@ fn s17_a_half_closed_client_gets_its_answer_across_sigterm() {
 }
 
 #[test]
-fn s21_a_worker_stuck_in_time_sleep_keeps_the_deadline_and_hinders_nobody() {
-    let events = Events::new();
-    let mut server =
-        WorkerKind::Python.server().env("EVENTS", events.path()).workers(2).shutdown_timeout(4.0).start();
-    let mut stuck = server.send(&Request::get("/block?s=60"));
-    events.wait_for("block begins", 1);
-    // The other worker has fewer connections, so this one is dealt to it.
-    let mut other = server.send(&Request::get("/slow?s=1"));
-    events.wait_for("slow begins", 1);
-    let signalled = Instant::now();
-    server.signal(Signal::TERM);
-    other.read_response("GET").status(200);
-    assert!(signalled.elapsed() < Duration::from_secs(4), "the stuck worker delayed the other one's answer");
-    assert!(stuck.read_response("GET").status(503).connection_close);
-    server.assert_exit(4, Duration::from_secs(4 + 1) + SLACK);
-    assert_eq!(
-        server.count("did not stop within shutdown_timeout (4.0s) — force terminating"),
-        1,
-        "{}",
-        server.log_text()
-    );
+fn s21_a_worker_whose_python_is_busy_keeps_the_deadline_and_hinders_nobody() {
+    with_each(Busy::ALL, |busy| {
+        let events = Events::new();
+        let mut server = WorkerKind::Python
+            .server()
+            .env("EVENTS", events.path())
+            .args(["--health-check-path", "/health"])
+            .workers(2)
+            .shutdown_timeout(5.0)
+            .start();
+        let mut stuck = server.send(&busy.request(60));
+        events.wait_for(busy.begins(), 1);
+        // The other worker has fewer connections, so this one is dealt to it.
+        let mut other = server.send(&Request::get("/slow?s=1.5"));
+        events.wait_for("slow begins", 1);
+        // And of these each gets one.
+        let mut idle = [server.connect(), server.connect()];
+        let mut with: Vec<_> = idle
+            .iter_mut()
+            .map(|connection| {
+                connection.request(&Request::get("/health")).status(200).json()["worker"].as_u64()
+            })
+            .collect();
+        with.sort_unstable();
+        assert_eq!(with, [Some(1), Some(2)]);
+
+        let signalled = Instant::now();
+        server.signal(Signal::TERM);
+        server.wait_for_line("Worker 1 draining");
+        let told = signalled.elapsed();
+        assert!(told < Duration::from_millis(100) + SLACK / 3, "it was told after {told:?}");
+        server.wait_until_new_connections_get_503();
+        for _ in 0..10 {
+            server.get("/").status(503);
+        }
+        for connection in idle {
+            assert_eq!(connection.wait_for_close(SLACK), Close::Fin);
+        }
+        other.read_response("GET").status(200);
+        assert!(signalled.elapsed() < Duration::from_secs(5), "the stuck worker delayed what the others got");
+        assert!(stuck.read_response("GET").status(503).connection_close);
+        server.assert_exit(4, Duration::from_secs(5 + 1) + SLACK);
+        assert_eq!(
+            server.count("did not stop within shutdown_timeout (5.0s) — force terminating"),
+            1,
+            "{}",
+            server.log_text()
+        );
+    });
 }
 
 #[test]
@@ -589,4 +621,107 @@ fn the_port_is_free_after_the_exit() {
         assert!(pids.iter().all(|pid| !pounce_tests::processes::is_running(*pid)));
         assert_eq!(pids.len(), 2);
     });
+}
+
+#[test]
+fn s39_a_head_that_stops_during_the_drain_gets_408_and_holds_it_no_longer() {
+    with_both(|kind| {
+        let mut server = kind.server().args(["--header-timeout", "1.5"]).shutdown_timeout(60.0).start();
+        let mut slow = server.connect();
+        slow.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
+        settle();
+        server.begin_shutdown();
+        assert!(slow.read_response("GET").status(408).connection_close);
+        server.assert_exit(0, SLACK);
+    });
+}
+
+#[test]
+fn s39_a_body_that_stops_during_the_drain_gets_408_and_holds_it_no_longer() {
+    // Not the demo: it begins to answer before it has the body.
+    let mut server =
+        WorkerKind::Python.server().args(["--body-timeout", "1.5"]).shutdown_timeout(60.0).start();
+    let request = Request::post("/echo", "0123456789");
+    let mut stalled = server.connect();
+    stalled.send(&request.encode_head());
+    stalled.send(b"01234");
+    settle();
+    server.begin_shutdown();
+    assert!(stalled.read_response("POST").status(408).connection_close);
+    server.assert_exit(0, SLACK);
+}
+
+#[test]
+fn s39_a_client_that_does_not_read_during_the_drain_is_closed_and_holds_it_no_longer() {
+    let events = Events::new();
+    let mut server = WorkerKind::Python
+        .server()
+        .env("EVENTS", events.path())
+        .args(["--write-timeout", "1"])
+        .shutdown_timeout(60.0)
+        .start();
+    let mut stuck = Connection::open_with_receive_buffer(server.address(), 16 * 1024).unwrap();
+    stuck.send(&Request::get("/big?n=33554432").encode());
+    events.wait_for("big begins", 1);
+    server.begin_shutdown();
+    // Not forced: it is the client that did not want the rest.
+    server.assert_exit(0, Duration::from_secs(2) + 2 * SLACK);
+    let outcome = stuck.read_response("GET");
+    assert!(matches!(outcome, Outcome::Truncated { .. } | Outcome::Reset { .. }), "{outcome}");
+}
+
+#[test]
+fn s39_an_idle_connection_lingers_no_longer_than_keep_alive_timeout() {
+    with_both(|kind| {
+        let mut server = kind
+            .server()
+            .args(["--keep-alive-timeout", "1.5", "--keepalive-linger", "50"])
+            .shutdown_timeout(60.0)
+            .start();
+        let mut idle = server.connect();
+        idle.request(&Request::get("/")).status(200);
+        server.begin_shutdown();
+        assert_eq!(idle.wait_for_close(Duration::from_secs(2) + SLACK), Close::Fin);
+        server.assert_exit(0, SLACK);
+    });
+}
+
+/// Clients that connect anew for each request, as fast as they are answered or refused: many connections in each of
+/// the supervisor's turns.
+fn storm(server: &Server) -> RunningLoad {
+    KeepAliveLoad::new(server.address(), 32).requests(vec![Request::get("/").close()]).impatient().start()
+}
+
+#[test]
+fn s12_a_storm_of_new_connections_loses_nothing_by_a_shutdown() {
+    let _turn = heavy::turn();
+    for kind in WorkerKind::ALL {
+        for round in 0..3 {
+            let mut server = kind.server().workers(2).start();
+            let storm = storm(&server);
+            storm.wait_for_ok(500);
+            thread::sleep(Duration::from_millis(7 * round));
+            server.signal(Signal::TERM);
+            server.assert_exit(0, Duration::from_secs(2) + SLACK);
+            storm.stop().assert_only(&[200, 503]);
+        }
+    }
+}
+
+#[test]
+fn s29_a_storm_of_new_connections_loses_nothing_by_a_reload() {
+    let _turn = heavy::turn();
+    for kind in WorkerKind::ALL {
+        let mut server = kind.server().workers(2).start();
+        let storm = storm(&server);
+        storm.wait_for_ok(500);
+        server.signal(Signal::HUP);
+        server.wait_for_line("Generation 2 is serving");
+        server.wait_for_line("Worker 1 stopped");
+        server.wait_for_line("Worker 2 stopped");
+        storm.wait_for_ok(500);
+        storm.stop().assert_only(&[200]);
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(2) + SLACK);
+    }
 }

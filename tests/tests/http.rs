@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pounce_tests::client::once;
 use pounce_tests::server::SLACK;
-use pounce_tests::{Answer, Close, Connection, Events, Outcome, Request, Server, Signal};
+use pounce_tests::{Answer, Close, Connection, Events, Outcome, Request, Server, Signal, with_both};
 
 /// Sends raw bytes on a connection of their own; the answer, and how the connection ended.
 fn raw(server: &Server, wire: &[u8]) -> (Outcome, Close) {
@@ -161,36 +161,40 @@ fn s38_too_large_a_body_gets_413_and_is_never_complete_to_the_application() {
 
 #[test]
 fn s39_a_slow_head_gets_408_and_an_idle_connection_does_not() {
-    let server = Server::demo().args(["--header-timeout", "0.5", "--keep-alive-timeout", "30"]).start();
-    let mut slow = server.connect();
-    slow.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
-    let mut idle = server.session();
-    idle.get("/").status(200);
-    let mut slow_again = server.connect();
-    slow_again.request(&Request::get("/")).status(200);
-    slow_again.send(b"GET / HTT");
-    assert!(slow.read_response("GET").status(408).connection_close);
-    assert_eq!(slow.wait_for_close(SLACK), Close::Fin);
-    assert!(slow_again.read_response("GET").status(408).connection_close);
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(idle.connection().map(Connection::state), Some(Close::StillOpen));
-    idle.get("/").status(200);
+    with_both(|kind| {
+        let server = kind.server().args(["--header-timeout", "1", "--keep-alive-timeout", "30"]).start();
+        let mut slow = server.connect();
+        slow.send(b"GET / HTTP/1.1\r\nHost: a\r\n");
+        let mut idle = server.session();
+        idle.get("/").status(200);
+        let mut slow_again = server.connect();
+        slow_again.request(&Request::get("/")).status(200);
+        slow_again.send(b"GET / HTT");
+        assert!(slow.read_response("GET").status(408).connection_close);
+        assert_eq!(slow.wait_for_close(SLACK), Close::Fin);
+        assert!(slow_again.read_response("GET").status(408).connection_close);
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(idle.connection().map(Connection::state), Some(Close::StillOpen));
+        idle.get("/").status(200);
+    });
 }
 
 #[test]
 fn s39_an_idle_connection_is_closed_after_keep_alive_timeout_without_a_word() {
-    let server = Server::demo().args(["--keep-alive-timeout", "0.5", "--header-timeout", "30"]).start();
-    let mut connection = server.connect();
-    connection.request(&Request::get("/")).status(200);
-    let mut busy = server.send(&Request::get("/slow?s=1.5"));
-    assert_eq!(connection.wait_for_close(Duration::from_millis(500) + SLACK), Close::Fin);
-    // A head that takes longer than an idle connection may live is not idle.
-    let mut slow = server.connect();
-    slow.send(b"GET / HTTP/1.1\r\n");
-    thread::sleep(Duration::from_millis(1000));
-    slow.send(b"Host: a\r\n\r\n");
-    slow.read_response("GET").status(200);
-    busy.read_response("GET").status(200);
+    with_both(|kind| {
+        let server = kind.server().args(["--keep-alive-timeout", "0.5", "--header-timeout", "30"]).start();
+        let mut connection = server.connect();
+        connection.request(&Request::get("/")).status(200);
+        let mut busy = server.send(&Request::get("/slow?s=1.5"));
+        assert_eq!(connection.wait_for_close(Duration::from_millis(500) + SLACK), Close::Fin);
+        // A head that takes longer than an idle connection may live is not idle.
+        let mut slow = server.connect();
+        slow.send(b"GET / HTTP/1.1\r\n");
+        thread::sleep(Duration::from_millis(1000));
+        slow.send(b"Host: a\r\n\r\n");
+        slow.read_response("GET").status(200);
+        busy.read_response("GET").status(200);
+    });
 }
 
 #[test]
@@ -340,25 +344,27 @@ fn s42_a_line_break_in_an_applications_header_is_never_on_the_wire() {
 
 #[test]
 fn s43_one_connection_too_many_reads_a_whole_503() {
-    let mut server = Server::demo().workers(2).args(["--max-connections", "4"]).start();
-    let mut held: Vec<_> = (0..4).map(|_| server.session()).collect();
-    for session in &mut held {
-        session.get("/").status(200);
-    }
-    for _ in 0..3 {
-        let mut extra = server.connect();
-        assert!(extra.request(&Request::get("/")).status(503).connection_close);
-        assert_eq!(extra.wait_for_close(SLACK), Close::Fin);
-    }
-    for session in &mut held {
-        session.get("/").status(200);
-    }
-    held.pop();
-    pounce_tests::processes::wait_until("there is room again", SLACK, || {
-        server.get("/").answer().status == 200
+    with_both(|kind| {
+        let mut server = kind.server().workers(2).args(["--max-connections", "4"]).start();
+        let mut held: Vec<_> = (0..4).map(|_| server.session()).collect();
+        for session in &mut held {
+            session.get("/").status(200);
+        }
+        for _ in 0..3 {
+            let mut extra = server.connect();
+            assert!(extra.request(&Request::get("/")).status(503).connection_close);
+            assert_eq!(extra.wait_for_close(SLACK), Close::Fin);
+        }
+        for session in &mut held {
+            session.get("/").status(200);
+        }
+        held.pop();
+        pounce_tests::processes::wait_until("there is room again", SLACK, || {
+            server.get("/").answer().status == 200
+        });
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
     });
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
 }
 
 #[test]

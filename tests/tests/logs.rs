@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pounce_tests::log_redaction::{is_stamp, redact};
 use pounce_tests::server::SLACK;
-use pounce_tests::{Connection, Events, Request, Server, Signal};
+use pounce_tests::{Busy, Connection, Events, Request, Server, Signal, WorkerKind, with_both, with_each};
 
 /// The log from the first signal on.
 fn from_the_signal_on(server: &Server) -> String {
@@ -27,7 +27,14 @@ fn worker(line: &str) -> Option<u32> {
     line.split_once("Worker ")?.1.split(' ').next()?.parse().ok()
 }
 
-/// A running response of the demo that ends after `tenths` of a second.
+/// Runs `case` with both kinds of worker; the log that it returned, which must be the same.
+fn same_with_both(case: impl Fn(WorkerKind) -> String + Sync) -> String {
+    let [demo, python] = with_each(WorkerKind::ALL, case);
+    assert_eq!(demo, python, "the logs differ");
+    demo
+}
+
+/// A running response that ends after `tenths` of a second.
 fn stream(server: &Server, tenths: u32) -> Connection {
     let mut connection = server.send(&Request::get(&format!("/stream?n={tenths}&gap=0.1")));
     connection.wait_for_first_byte();
@@ -36,14 +43,17 @@ fn stream(server: &Server, tenths: u32) -> Connection {
 
 #[test]
 fn a_clean_drain_of_one_worker() {
-    let mut server = Server::demo().start();
-    let running = [stream(&server, 10), stream(&server, 10)];
-    server.signal(Signal::TERM);
-    for mut connection in running {
-        connection.read_response("GET").status(200);
-    }
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().start();
+        let running = [stream(&server, 10), stream(&server, 10)];
+        server.signal(Signal::TERM);
+        for mut connection in running {
+            connection.read_response("GET").status(200);
+        }
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
     [TIME] Worker 1 draining 2 active connection(s)...
@@ -54,15 +64,18 @@ fn a_clean_drain_of_one_worker() {
 
 #[test]
 fn a_clean_drain_of_four_workers() {
-    let mut server = Server::demo().workers(4).start();
-    // The first connection is dealt to worker 1, the second to worker 2.
-    let running = [stream(&server, 15), stream(&server, 15)];
-    server.signal(Signal::TERM);
-    for mut connection in running {
-        connection.read_response("GET").status(200);
-    }
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().workers(4).start();
+        // The first connection is dealt to worker 1, the second to worker 2.
+        let running = [stream(&server, 15), stream(&server, 15)];
+        server.signal(Signal::TERM);
+        for mut connection in running {
+            connection.read_response("GET").status(200);
+        }
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 4 worker(s)...
     [TIME] Worker 1 draining 1 active connection(s)...
@@ -79,10 +92,13 @@ fn a_clean_drain_of_four_workers() {
 
 #[test]
 fn a_drain_of_an_idle_server() {
-    let mut server = Server::demo().start();
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().start();
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
     [TIME] Worker 1 shutting down (no active connections)
@@ -93,11 +109,14 @@ fn a_drain_of_an_idle_server() {
 
 #[test]
 fn a_forced_drain() {
-    let mut server = Server::demo().shutdown_timeout(1.0).start();
-    let _running = stream(&server, 6000);
-    server.signal(Signal::TERM);
-    server.assert_exit(4, Duration::from_secs(1 + 1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().shutdown_timeout(1.0).start();
+        let _running = stream(&server, 6000);
+        server.signal(Signal::TERM);
+        server.assert_exit(4, Duration::from_secs(1 + 1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
     [TIME] Worker 1 draining 1 active connection(s)...
@@ -110,13 +129,18 @@ fn a_forced_drain() {
 
 #[test]
 fn a_forced_drain_of_a_stuck_application() {
-    let events = Events::new();
-    let mut server = Server::app("plain:app").env("EVENTS", events.path()).shutdown_timeout(1.0).start();
-    let _stuck = server.send(&Request::get("/block?s=60"));
-    events.wait_for("block begins", 1);
-    server.signal(Signal::TERM);
-    server.assert_exit(4, Duration::from_secs(1 + 1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let [log, other] = with_each(Busy::ALL, |busy| {
+        let events = Events::new();
+        let mut server =
+            WorkerKind::Python.server().env("EVENTS", events.path()).shutdown_timeout(1.0).start();
+        let _stuck = server.send(&busy.request(60));
+        events.wait_for(busy.begins(), 1);
+        server.signal(Signal::TERM);
+        server.assert_exit(4, Duration::from_secs(1 + 1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    assert_eq!(log, other, "the logs differ");
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
     [TIME] Worker 1 draining 1 active connection(s)...
@@ -129,10 +153,13 @@ fn a_forced_drain_of_a_stuck_application() {
 
 #[test]
 fn a_drain_delay_is_announced() {
-    let mut server = Server::demo().args(["--drain-delay", "1"]).start();
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1 + 1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().args(["--drain-delay", "1"]).start();
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1 + 1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Not ready any more, taking new work for another 1.0s (drain_delay)
     [TIME] Shutting down 1 worker(s)...
@@ -144,17 +171,20 @@ fn a_drain_delay_is_announced() {
 
 #[test]
 fn second_signals() {
-    let mut server = Server::demo().shutdown_timeout(60.0).start();
-    let _running = stream(&server, 6000);
-    server.signal(Signal::TERM);
-    server.wait_for_line("Worker 1 draining");
-    server.signal(Signal::TERM);
-    server.wait_for_line("already in progress");
-    server.signal(Signal::HUP);
-    server.wait_for_line("SIGHUP");
-    server.signal(Signal::INT);
-    server.assert_exit(4, Duration::from_secs(1) + SLACK);
-    insta::assert_snapshot!(from_the_signal_on(&server), @r"
+    let log = same_with_both(|kind| {
+        let mut server = kind.server().shutdown_timeout(60.0).start();
+        let _running = stream(&server, 6000);
+        server.signal(Signal::TERM);
+        server.wait_for_line("Worker 1 draining");
+        server.signal(Signal::TERM);
+        server.wait_for_line("already in progress");
+        server.signal(Signal::HUP);
+        server.wait_for_line("SIGHUP");
+        server.signal(Signal::INT);
+        server.assert_exit(4, Duration::from_secs(1) + SLACK);
+        from_the_signal_on(&server)
+    });
+    insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
     [TIME] Worker 1 draining 1 active connection(s)...
@@ -201,57 +231,66 @@ fn every_line_has_a_time_stamp() {
 
 #[test]
 fn the_access_log_has_one_line_per_request_also_of_the_last_ones() {
-    let mut server = Server::demo().workers(2).args(["--access-log"]).start();
-    server.get("/").status(200);
-    let mut last: Vec<_> = (0..4).map(|_| server.send(&Request::get("/slow?s=1"))).collect();
-    thread::sleep(Duration::from_millis(200));
-    server.signal(Signal::TERM);
-    for connection in &mut last {
-        connection.read_response("GET").status(200);
-    }
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    let of = |path: &str| {
-        server
-            .log()
-            .iter()
-            .filter(|line| line.contains("GET") && line.contains(path) && line.contains("200"))
-            .count()
-    };
-    assert_eq!((of("/slow?s=1"), of(" / ")), (4, 1), "{}", server.log_text());
+    with_both(|kind| {
+        let mut server = kind.server().workers(2).args(["--access-log"]).start();
+        server.get("/").status(200);
+        let mut last: Vec<_> = (0..4).map(|_| server.send(&Request::get("/slow?s=1"))).collect();
+        thread::sleep(Duration::from_millis(200));
+        server.signal(Signal::TERM);
+        for connection in &mut last {
+            connection.read_response("GET").status(200);
+        }
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        let of = |path: &str| {
+            server
+                .log()
+                .iter()
+                .filter(|line| line.contains("GET") && line.contains(path) && line.contains("200"))
+                .count()
+        };
+        assert_eq!((of("/slow?s=1"), of(" / ")), (4, 1), "{}", server.log_text());
+    });
 }
 
 #[test]
 fn without_the_flag_requests_are_not_logged() {
-    let mut server = Server::demo().start();
-    server.get("/").status(200);
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    assert_eq!(server.count("GET"), 0, "{}", server.log_text());
+    with_both(|kind| {
+        let mut server = kind.server().start();
+        server.get("/").status(200);
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        assert_eq!(server.count("GET"), 0, "{}", server.log_text());
+    });
 }
 
 #[test]
 fn json_logs_are_one_object_per_line_with_the_same_events() {
-    let mut server = Server::demo().args(["--log-format", "json"]).spawn();
-    server.wait_for_line(" serving ");
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    let text = server.log_text();
-    let lines = server.log();
-    for line in &lines {
-        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert!(object.is_object(), "{line}");
-    }
-    for event in ["Received SIGTERM — initiating shutdown", "Worker 1 stopped", "All workers stopped"] {
-        assert_eq!(lines.iter().filter(|line| line.contains(event)).count(), 1, "{event}\n{text}");
-    }
+    with_both(|kind| {
+        let mut server = kind.server().args(["--log-format", "json"]).spawn();
+        server.wait_for_line(" serving ");
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        let text = server.log_text();
+        let lines = server.log();
+        for line in &lines {
+            let object: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert!(object.is_object(), "{line}");
+        }
+        for event in ["Received SIGTERM — initiating shutdown", "Worker 1 stopped", "All workers stopped"] {
+            assert_eq!(lines.iter().filter(|line| line.contains(event)).count(), 1, "{event}\n{text}");
+        }
+    });
 }
 
 #[test]
 fn the_log_level_is_obeyed() {
-    let mut server = Server::demo().args(["--log-level", "warning"]).spawn();
-    // Nothing says that it serves; it is up when it can be told to stop.
-    thread::sleep(Duration::from_millis(1500));
-    server.signal(Signal::TERM);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
-    assert!(server.log().is_empty(), "{}", server.log_text());
+    with_both(|kind| {
+        let mut server = kind.server().args(["--log-level", "warning"]).spawn();
+        // Nothing says that it serves; it is up when it can be told to stop.
+        thread::sleep(Duration::from_millis(1500));
+        server.signal(Signal::TERM);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+        assert!(server.log().is_empty(), "{}", server.log_text());
+    });
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pounce_tests::server::SLACK;
-use pounce_tests::{Request, Server, Signal};
+use pounce_tests::{Request, Server, Signal, with_both};
 use tempfile::TempDir;
 
 /// A service manager's end of the notify socket.
@@ -90,36 +90,41 @@ fn ready_comes_when_every_worker_serves_and_not_before() {
 
 #[test]
 fn a_drain_says_stopping_tells_its_counts_and_asks_for_time() {
-    let mut manager = Manager::new();
-    let mut server = Server::demo().env("NOTIFY_SOCKET", manager.path()).start();
-    manager.wait_for("READY=1");
-    assert!(!manager.has("STOPPING=1"));
-    let mut running = server.send(&Request::get("/stream?n=40&gap=0.1"));
-    running.wait_for_first_byte();
-    server.signal(Signal::TERM);
-    manager.wait_for("STOPPING=1");
-    running.read_response("GET").status(200);
-    server.assert_exit(0, Duration::from_secs(2) + SLACK);
-    manager.drain();
-    assert!(manager.has("EXTEND_TIMEOUT_USEC="), "{:?}", manager.lines());
-    let counts = manager.lines().iter().any(|line| line.starts_with("STATUS=") && line.contains('1'));
-    assert!(counts, "no STATUS with a count: {:?}", manager.lines());
+    with_both(|kind| {
+        let mut manager = Manager::new();
+        let mut server = kind.server().env("NOTIFY_SOCKET", manager.path()).start();
+        manager.wait_for("READY=1");
+        assert!(!manager.has("STOPPING=1"));
+        let mut running = server.send(&Request::get("/stream?n=40&gap=0.1"));
+        running.wait_for_first_byte();
+        server.signal(Signal::TERM);
+        manager.wait_for("STOPPING=1");
+        running.read_response("GET").status(200);
+        server.assert_exit(0, Duration::from_secs(2) + SLACK);
+        manager.drain();
+        assert!(manager.has("EXTEND_TIMEOUT_USEC="), "{:?}", manager.lines());
+        let counts = manager.lines().iter().any(|line| line.starts_with("STATUS=") && line.contains('1'));
+        assert!(counts, "no STATUS with a count: {:?}", manager.lines());
+    });
 }
 
 #[test]
 fn stopping_is_said_when_the_drain_begins_and_not_during_the_delay() {
-    let mut manager = Manager::new();
-    let mut server = Server::demo().args(["--drain-delay", "2"]).env("NOTIFY_SOCKET", manager.path()).start();
-    manager.wait_for("READY=1");
-    server.signal(Signal::TERM);
-    let signalled = Instant::now();
-    let stopping = manager.wait_for("STOPPING=1");
-    assert!(
-        stopping - signalled >= Duration::from_millis(1900),
-        "STOPPING=1 after {:?}",
-        stopping - signalled
-    );
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
+    with_both(|kind| {
+        let mut manager = Manager::new();
+        let mut server =
+            kind.server().args(["--drain-delay", "2"]).env("NOTIFY_SOCKET", manager.path()).start();
+        manager.wait_for("READY=1");
+        server.signal(Signal::TERM);
+        let signalled = Instant::now();
+        let stopping = manager.wait_for("STOPPING=1");
+        assert!(
+            stopping - signalled >= Duration::from_millis(1900),
+            "STOPPING=1 after {:?}",
+            stopping - signalled
+        );
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+    });
 }
 
 #[test]
@@ -151,16 +156,18 @@ fn a_socket_of_systemds_is_served_without_a_flag() {
 
 #[test]
 fn an_inherited_socket_is_served() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
-    let number = listener.as_raw_fd().to_string();
-    let mut server = Server::demo().no_bind().args(["--fd", &number]).start();
-    drop(listener);
-    assert_eq!(server.address(), &pounce_tests::Address::Tcp(address));
-    let mut running = server.send(&Request::get("/slow?s=1"));
-    thread::sleep(Duration::from_millis(200));
-    server.signal(Signal::TERM);
-    running.read_response("GET").status(200);
-    server.assert_exit(0, Duration::from_secs(1) + SLACK);
+    with_both(|kind| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+        let number = listener.as_raw_fd().to_string();
+        let mut server = kind.server().no_bind().args(["--fd", &number]).start();
+        drop(listener);
+        assert_eq!(server.address(), &pounce_tests::Address::Tcp(address));
+        let mut running = server.send(&Request::get("/slow?s=1"));
+        thread::sleep(Duration::from_millis(200));
+        server.signal(Signal::TERM);
+        running.read_response("GET").status(200);
+        server.assert_exit(0, Duration::from_secs(1) + SLACK);
+    });
 }

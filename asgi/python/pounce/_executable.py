@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def find() -> str:
         return found
     raise SystemExit(
         "pounce: the pounce executable was not found beside this interpreter nor on $PATH; "
-        f"build it in a checkout (cargo build --release), install that ({sys.executable} -m pip install .), or name it in $POUNCE_BIN"
+        f"build it in a checkout (cargo build --release), install that ({shlex.quote(sys.executable)} -m pip install .), or name it in $POUNCE_BIN"
     )
 
 

@@ -23,7 +23,7 @@ class Lifespan:
         self.state: dict[str, Any] = {}
         self._app = app
         self._mode = mode
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[BaseException | None] | None = None
         self._to_app: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._answer: asyncio.Future[tuple[str, str]] | None = None
         self._waiting_for = ""
@@ -35,15 +35,17 @@ class Lifespan:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="pounce-lifespan")
         kind, message = await self._ask("startup")
         if kind == "complete":
+            self._task.add_done_callback(self._ended)
             return
         if kind == "failed":
-            # It normally ends by itself after this.
+            # It normally ends by itself after this, many by raising what was wrong: the message has it.
             await asyncio.wait({self._task}, timeout=1)
+            self._error()
             raise StartupFailed(message or "lifespan.startup.failed, without a message")
         # It ended without an answer.
-        error = None if self._task.cancelled() else self._task.exception()
+        error = self._error()
         self._task = None
-        if self._mode == "auto":
+        if self._mode == "auto" and not isinstance(error, (SystemExit, KeyboardInterrupt)):
             _log.debug("The application does not support lifespan", error)
             return
         if error is None:
@@ -53,12 +55,7 @@ class Lifespan:
 
     async def shutdown(self) -> None:
         """Return when the application has shut down. Failures are logged."""
-        if self._task is None:
-            return
-        if self._task.done():
-            error = None if self._task.cancelled() else self._task.exception()
-            if error is not None:
-                _log.error("The application's lifespan ended early", error)
+        if self._task is None or self._task.done():
             return
         kind, message = await self._ask("shutdown")
         if kind == "failed":
@@ -66,9 +63,21 @@ class Lifespan:
         if kind != "ended":
             # What comes after the answer belongs to it (an exit stack, say).
             await asyncio.wait({self._task})
-        error = None if self._task.cancelled() else self._task.exception()
+        error = self._error()
         if error is not None:
             _log.error("The application's lifespan shutdown raised", error)
+
+    def _error(self) -> BaseException | None:
+        """What the application raised, if it has ended."""
+        task = self._task
+        if task is None or not task.done() or task.cancelled():
+            return None
+        error = task.exception()
+        return task.result() if error is None else error
+
+    def _ended(self, task: asyncio.Task[BaseException | None]) -> None:
+        if self._waiting_for == "startup" and (error := self._error()) is not None:
+            _log.error("The application's lifespan ended before its shutdown; requests are served on", error)
 
     async def _ask(self, what: str) -> tuple[str, str]:
         assert self._task is not None
@@ -80,13 +89,20 @@ class Lifespan:
             return self._answer.result()
         return ("ended", "")
 
-    async def _run(self) -> None:
+    async def _run(self) -> BaseException | None:
+        """What ``exit()`` and the like raised, which as a task's exception would go through the whole loop, past all that has
+        to be told and closed first.
+        """
         scope = {
             "type": "lifespan",
             "asgi": {"version": "3.0", "spec_version": "2.0"},
             "state": self.state,
         }
-        await self._app(scope, self._to_app.get, self._send)
+        try:
+            await self._app(scope, self._to_app.get, self._send)
+        except (SystemExit, KeyboardInterrupt) as error:
+            return error
+        return None
 
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message.get("type")

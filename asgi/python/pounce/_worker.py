@@ -26,8 +26,12 @@ def main() -> NoReturn:
         descriptor = int(os.environ.pop("POUNCE_CONTROL_FD"))
     except (KeyError, ValueError):
         sys.exit("pounce._worker is started by the pounce command; run `pounce module:attribute`")
+    try:
+        extension = _extension.load()
+    except ImportError as error:
+        sys.exit(str(error))
     _signals.install()
-    native = _extension.load().Worker(descriptor)
+    native = extension.Worker(descriptor)
     _log.connect(native.log)
     # The handlers are there. Before the application is: its processes would inherit the mask.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
@@ -97,8 +101,16 @@ class Worker:
     def _run_until_told(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run ``coroutine`` to its end, or to the order to leave."""
         task = asyncio.Task(coroutine, loop=self._loop, name="pounce-startup")
-        task.add_done_callback(lambda _: self._loop.stop())
-        self._loop.run_forever()
+
+        def stop(_: object) -> None:
+            self._loop.stop()
+
+        task.add_done_callback(stop)
+        try:
+            self._loop.run_forever()
+        finally:
+            # If something else ended it, the loop is still to be closed, and runs for that.
+            task.remove_done_callback(stop)
         if task.done():
             task.result()
 

@@ -22,6 +22,22 @@ VERSION = 2
 PATIENCE = 30
 
 
+#: For applications made of ``DISPATCH``: ``/run?name`` calls the function of that name and answers with what it returned, or
+#: with the traceback.
+RUN_BY_NAME = """
+    import traceback
+
+    async def run(scope, receive, send):
+        name = scope["query_string"].decode()
+        try:
+            result = await globals()[name]()
+        except BaseException:
+            result = traceback.format_exc()
+        await start(send)
+        await body(send, repr(result).encode())
+"""
+
+
 class Response:
     """An HTTP/1.1 response as it was on the wire."""
 
@@ -168,11 +184,14 @@ class Worker:
                 return
             with connection:
                 connection.setblocking(False)
-                packet = b"\x02" + _address(peer) + _address(connection.getsockname())
                 try:
-                    socket.send_fds(self.line, [packet], [connection.fileno()])
+                    self.deal(connection, peer, connection.getsockname())
                 except OSError:
                     return
+
+    def deal(self, connection: socket.socket, peer: tuple | None, local: tuple | None) -> None:
+        """Hands the worker a connection. ``None`` is the address of a Unix socket."""
+        socket.send_fds(self.line, [b"\x02" + _address(peer) + _address(local)], [connection.fileno()])
 
     def drain(self, seconds: float = PATIENCE) -> tuple[int, int, bool]:
         """Ends the worker as a supervisor does; ``(cut, requests, clean)``."""
@@ -272,8 +291,11 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
     return data
 
 
-def _address(address: tuple) -> bytes:
-    return b"\x04" + socket.inet_aton(address[0]) + struct.pack("<H", address[1])
+def _address(address: tuple | None) -> bytes:
+    if address is None:
+        return b"\x00"
+    family, kind = (socket.AF_INET6, b"\x06") if ":" in address[0] else (socket.AF_INET, b"\x04")
+    return kind + socket.inet_pton(family, address[0]) + struct.pack("<H", address[1])
 
 
 def send_until_it_stands_still(clients: list[socket.socket], most: int) -> list[int]:
@@ -314,4 +336,4 @@ class TestCase(unittest.TestCase):
         return worker
 
 
-__all__ = ["PATIENCE", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "send_until_it_stands_still", "signal"]
+__all__ = ["PATIENCE", "RUN_BY_NAME", "Response", "TestCase", "Worker", "eventually", "read_all", "read_response", "read_until", "select", "send_until_it_stands_still", "signal"]

@@ -158,3 +158,82 @@ class Lifespan(TestCase):
         worker.wait_for("draining")
         worker.order("abort")
         worker.exit_code()
+
+    def test_an_application_that_exits_in_startup_is_not_served(self):
+        # Also when "no lifespan" would be fine: it did not say that it has none.
+        for left in ("sys.exit('no key')", "raise KeyboardInterrupt('no key')"):
+            for answer in ("", "await send({'type': 'lifespan.startup.failed', 'message': 'no key'})"):
+                with self.subTest(left, answer=answer):
+                    worker = self.start(
+                        f"""
+                        import sys
+
+                        async def app(scope, receive, send):
+                            await receive()
+                            {answer or "pass"}
+                            {left}
+                        """
+                    )
+                    self.assertIn("no key", worker.wait_for("start_failed")[1])
+                    self.assertEqual(worker.exit_code(), 3)
+                    self.assertEqual(worker.read_log(), "")
+
+    def test_a_background_task_that_exits_during_startup_is_not_hidden_by_what_follows(self):
+        worker = self.start(
+            """
+            import asyncio, sys
+
+            async def exits():
+                sys.exit(9)
+
+            async def app(scope, receive, send):
+                task = asyncio.create_task(exits())
+                await asyncio.sleep(3600)
+            """
+        )
+        self.assertEqual(worker.exit_code(), 9)
+        self.assertNotIn("RuntimeError", worker.read_log())
+
+    def test_an_application_that_exits_in_shutdown_ends_as_any_other(self):
+        worker = self.serve(
+            """
+            import sys
+
+            async def app(scope, receive, send):
+                if scope["type"] == "lifespan":
+                    await receive()
+                    await send({"type": "lifespan.startup.complete"})
+                    await receive()
+                    sys.exit("not flushed")
+            """
+        )
+        self.assertEqual(worker.drain()[0], 0)
+        self.assertEqual(worker.exit_code(), 0)
+        self.assertIn("SystemExit: not flushed", worker.read_log())
+
+    def test_a_lifespan_that_breaks_off_is_logged_at_once_and_requests_go_on(self):
+        for left in ("raise ValueError('broke')", "sys.exit('broke')"):
+            with self.subTest(left):
+                worker = self.serve(
+                    HELLO
+                    + f"""
+    import asyncio, sys
+
+    async def app(scope, receive, send):
+        global go
+        if scope["type"] == "http":
+            go.set()
+            return await hello(scope, receive, send)
+        go = asyncio.Event()
+        await receive()
+        await send({{"type": "lifespan.startup.complete"}})
+        await go.wait()
+        {left}
+"""
+                )
+                self.assertEqual(worker.request().body, b"hello")
+                worker.wait_for_log("broke")
+                self.assertEqual(worker.request().body, b"hello")
+                worker.drain()
+                self.assertEqual(worker.exit_code(), 0)
+                self.assertEqual(worker.read_log().count("The application's lifespan ended"), 1)

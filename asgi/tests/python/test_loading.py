@@ -1,5 +1,11 @@
 """What is said about an application that cannot be loaded."""
 
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+
 from harness import TestCase
 
 FINE = """
@@ -142,3 +148,44 @@ class Loading(TestCase):
             "event = asyncio.Event()\n" + __import__("textwrap").dedent(FINE),
             "app:app",
         )
+
+
+class Extension(TestCase):
+    """What is said when the extension module cannot be loaded."""
+
+    def complaint(self, *arguments: str, extension: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "POUNCE_EXTENSION": extension, "POUNCE_CONTROL_FD": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        return done.stderr
+
+    def check(self, complaint: str, reason: str) -> None:
+        self.assertIn("pounce's extension module", complaint)
+        self.assertIn(reason, complaint)
+        python = shlex.quote(sys.executable)
+        self.assertIn(f"PYO3_PYTHON={python} cargo build --release", complaint)
+        self.assertIn(f"{python} -m pip install .", complaint)
+
+    def test_an_extension_module_that_cannot_be_loaded_is_told_with_what_to_do(self):
+        with tempfile.NamedTemporaryFile(suffix=".so") as file:
+            file.write(b"pounce-built-for=3.9;")
+            file.flush()
+            for extension in (file.name, "/nowhere/module.so"):
+                with self.subTest(extension):
+                    complaint = self.complaint("-c", "from pounce import _extension; _extension.load()", extension=extension)
+                    self.check(complaint, f"ImportError: pounce's extension module {extension}")
+
+    def test_a_package_without_its_extension_module_is_told_with_what_to_do(self):
+        complaint = self.complaint("-c", "from pounce import _extension; _extension.load()", extension="")
+        self.check(complaint, "ImportError: pounce's extension module")
+
+    def test_a_worker_says_so_in_one_message_without_a_traceback(self):
+        complaint = self.complaint("-m", "pounce._worker", extension="/nowhere/module.so")
+        self.check(complaint, "/nowhere/module.so")
+        self.assertNotIn("Traceback", complaint)

@@ -2,22 +2,13 @@
 
 import sys
 
-from harness import TestCase
+from harness import RUN_BY_NAME, TestCase
 from test_sending import DISPATCH
 
 FEATURES = """
-    import concurrent.futures, contextvars, signal, socket, threading, traceback, warnings
+    import concurrent.futures, contextvars, signal, socket, threading, warnings
 
     variable = contextvars.ContextVar("variable", default="unset")
-
-    async def run(scope, receive, send):
-        name = scope["query_string"].decode()
-        try:
-            result = await globals()[name]()
-        except BaseException:
-            result = traceback.format_exc()
-        await start(send)
-        await body(send, repr(result).encode())
 
     async def current_task():
         task = asyncio.current_task()
@@ -298,7 +289,7 @@ DEBUG = """
 
 class Loop(TestCase):
     def check(self, **kwargs):
-        worker = self.serve(DISPATCH + FEATURES, **kwargs)
+        worker = self.serve(DISPATCH + RUN_BY_NAME + FEATURES, **kwargs)
         for name, expected in EXPECTED.items():
             with self.subTest(name):
                 self.assertEqual(worker.request(f"/run?{name}").body.decode(), repr(expected))

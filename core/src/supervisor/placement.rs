@@ -25,12 +25,13 @@ pub enum Refusal {
 
 impl Supervisor {
     /// Whether the accept queue is to be read. While not every worker is there yet, or none at the moment, connections
-    /// wait in it: that is what it is for, and the first worker to be ready does not get them all.
+    /// wait in it: that is what it is for, and the first worker to be ready does not get them all. During a shutdown none will
+    /// come any more, so there is nothing to wait for.
     pub fn wants_accept(&self) -> bool {
         match self.state {
             State::Starting | State::Exited => false,
-            State::Running | State::Reloading | State::LameDuck => self.least_loaded().is_some(),
-            State::EmptyingBacklog | State::Draining | State::Forcing | State::Closing => {
+            State::Running | State::Reloading => self.least_loaded().is_some(),
+            State::LameDuck | State::EmptyingBacklog | State::Draining | State::Forcing | State::Closing => {
                 !self.listeners_closed
             }
         }
@@ -88,7 +89,10 @@ impl Supervisor {
         }
         match self.least_loaded() {
             Some(worker) => Placement::Worker(worker),
-            None if self.state == State::EmptyingBacklog => Placement::Refuse(Refusal::Draining),
+            // A worker that dies during a shutdown is not replaced: nobody will ever take it.
+            None if matches!(self.state, State::LameDuck | State::EmptyingBacklog) => {
+                Placement::Refuse(Refusal::Draining)
+            }
             None => Placement::Hold,
         }
     }

@@ -128,6 +128,13 @@ pub struct Told {
     ready: Arc<tokio::sync::Notify>,
 }
 
+impl Told {
+    /// Waits until the server is ready.
+    pub async fn ready(&self) {
+        self.ready.notified().await;
+    }
+}
+
 impl Observer for Told {
     fn event(&mut self, event: &Event) {
         self.events.lock().unwrap().push(event.to_string());
@@ -194,6 +201,6 @@ pub async fn serve<L: Listener>(listener: L, policy: Policy, options: ServeOptio
     let run =
         in_process::serve(vec![listener], Mirror, policy, options, signals.clone(), told.clone(), spawn);
     let exit = tokio::spawn(run);
-    told.ready.notified().await;
+    told.ready().await;
     Server { signals, told, exit }
 }
