@@ -1,6 +1,8 @@
 //! asyncio's side of the worker: starts a task for each request and ends what was waited for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{Method, Uri};
 use pyo3::exceptions::{PyBaseException, PyTypeError};
@@ -14,7 +16,7 @@ use crate::exchange::Exchange;
 #[cfg(not(Py_LIMITED_API))]
 use crate::first_step::{FirstStep, LateTasks};
 use crate::message::KnownHeaders;
-use crate::request::{Done, Request};
+use crate::request::{Call, Done, Request};
 use crate::scope::Scopes;
 
 /// One per worker.
@@ -23,6 +25,12 @@ pub struct Bridge {
     pub known_headers: KnownHeaders,
     python: PyOnceLock<Objects>,
     tasks: Mutex<Tasks>,
+    /// The loop is in debug mode.
+    pub debug: AtomicBool,
+    /// The loop is closed.
+    pub closed: AtomicBool,
+    /// The application has set a task factory, which wants to see the tasks of requests, too.
+    pub task_factory: AtomicBool,
 }
 
 /// What the bridge needs of Python; fixed once the application is served.
@@ -74,6 +82,9 @@ impl Bridge {
             known_headers: KnownHeaders::default(),
             python: PyOnceLock::new(),
             tasks: Mutex::default(),
+            debug: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            task_factory: AtomicBool::new(false),
         }
     }
 
@@ -116,7 +127,7 @@ impl Bridge {
             Event::Cancel(exchange) => {
                 let task = {
                     let tasks = self.tasks();
-                    let slot = exchange.slot.load(std::sync::atomic::Ordering::Relaxed);
+                    let slot = exchange.slot.load(Ordering::Relaxed);
                     match slot.checked_sub(1).and_then(|slot| tasks.entries.get(slot)) {
                         Some(Some((task, owner))) if Arc::ptr_eq(owner, &exchange) => {
                             Some(task.clone_ref(py))
@@ -148,14 +159,21 @@ impl Bridge {
         let request = Bound::new(py, Request::new(Arc::clone(&exchange), Arc::clone(self), method, uri))?;
         let receive = request.getattr(intern!(py, "receive"))?;
         let send = request.getattr(intern!(py, "respond"))?;
-        let called = objects.application.bind(py).call1((scope, receive, send));
-        let coroutine = match called.and_then(|awaitable| coroutine(py, objects, awaitable)) {
-            Ok(coroutine) => coroutine,
-            Err(error) => return request.get().end(py, Some(error)),
-        };
-        request.get().set_coroutine(coroutine.unbind());
+        request.get().set_call(Call {
+            scope: scope.unbind(),
+            receive: receive.unbind(),
+            send: send.unbind(),
+        });
 
-        let Some(task) = self.task(py, objects, &request)? else { return Ok(()) };
+        // asyncio times what it calls itself, and this is inside its selector.
+        let began = self.debug.load(Ordering::Relaxed).then(Instant::now);
+        let task = self.task(py, objects, &request)?;
+        if let Some(began) = began
+            && let Err(error) = self.report_if_slow(py, objects, &request, began.elapsed())
+        {
+            error.write_unraisable(py, None);
+        }
+        let Some(task) = task else { return Ok(()) };
         if !request.get().finished() {
             let mut tasks = self.tasks();
             let slot = match tasks.free.pop() {
@@ -165,7 +183,7 @@ impl Bridge {
                     tasks.entries.len() - 1
                 }
             };
-            exchange.slot.store(slot + 1, std::sync::atomic::Ordering::Relaxed);
+            exchange.slot.store(slot + 1, Ordering::Relaxed);
             if let Some(entry) = tasks.entries.get_mut(slot) {
                 *entry = Some((task.unbind(), exchange));
             }
@@ -173,13 +191,38 @@ impl Bridge {
         Ok(())
     }
 
-    /// Runs the first step of a request. Returns its task, if it has one.
+    /// Says in debug mode what asyncio says there of a callback that kept the loop for long.
+    fn report_if_slow(
+        &self,
+        py: Python<'_>,
+        objects: &Objects,
+        request: &Bound<'_, Request>,
+        took: Duration,
+    ) -> PyResult<()> {
+        let limit: f64 = objects.event_loop.getattr(py, "slow_callback_duration")?.extract(py)?;
+        let took = took.as_secs_f64();
+        if took >= limit {
+            let logger = py.import("asyncio.log")?.getattr("logger")?;
+            logger.call_method1("warning", ("Executing %r (first step) took %.3f seconds", request, took))?;
+        }
+        Ok(())
+    }
+
+    /// Runs the first step of a request, or has the application's task factory see to it. Returns its task, if it has one.
     fn task<'py>(
         &self,
         py: Python<'py>,
         objects: &Objects,
         request: &Bound<'py, Request>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.task_factory.load(Ordering::Relaxed) {
+            // Without a name: some versions hand it to factories that do not expect it.
+            return objects
+                .event_loop
+                .bind(py)
+                .call_method1(intern!(py, "create_task"), (request,))
+                .map(Some);
+        }
         #[cfg(not(Py_LIMITED_API))]
         if let Some(late) = &objects.late_tasks {
             return self.first_step(py, objects, late, request);
@@ -231,21 +274,20 @@ impl Bridge {
         Ok((task, None))
     }
 
-    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started. `checked`: with
-    /// the checks of asyncio's own, for debug mode.
+    /// `loop.call_soon`, as asyncio has it, except for the first step of a task that is being started. The checks of
+    /// asyncio's own are made when they can fail.
     pub fn call_soon<'py>(
         &self,
         py: Python<'py>,
         callback: &Bound<'py, PyAny>,
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
-        checked: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let objects = self.objects(py)?;
         if self.capture(objects, callback, context) {
             return Ok(py.None().into_bound(py));
         }
-        if !checked {
+        if !self.debug.load(Ordering::Relaxed) && !self.closed.load(Ordering::Relaxed) {
             return self.queue(py, objects, callback, args, context);
         }
         let mut positional = vec![callback.clone()];
@@ -417,7 +459,7 @@ impl Timers {
 }
 
 /// What the application's call returned, as something that can be stepped.
-fn coroutine<'py>(
+pub fn coroutine<'py>(
     py: Python<'py>,
     objects: &Objects,
     awaitable: Bound<'py, PyAny>,

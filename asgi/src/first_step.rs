@@ -30,6 +30,8 @@ pub struct FirstStep {
     thread: ThreadId,
     /// Made when somebody asked for it.
     task: Option<Unstarted>,
+    /// asyncio takes it for the running one.
+    entered: bool,
 }
 
 /// A task, and what has to be called for its first step.
@@ -57,14 +59,17 @@ impl Bridge {
             context: context.clone().unbind(),
             thread: thread::current().id(),
             task: None,
+            entered: false,
         };
         // There is one outside only if the handler runs the loop itself, which asyncio forbids and patches to it allow.
         let outer = self.tasks().first_step.replace(now);
         let stepped = in_context(&context, || request.get().step(py));
         let ended = std::mem::replace(&mut self.tasks().first_step, outer);
         let stepped = stepped?;
-        if let Some(Unstarted { task, step }) = ended.and_then(|ended| ended.task) {
-            late.leave.call1(py, (&objects.event_loop, &task))?;
+        if let Some(FirstStep { task: Some(Unstarted { task, step }), entered, .. }) = ended {
+            if entered {
+                late.leave.call1(py, (&objects.event_loop, &task))?;
+            }
             request.get().set_aside(stepped);
             call_in(&context, step.bind(py))?;
             return Ok(Some(task.into_bound(py)));
@@ -79,7 +84,8 @@ impl Bridge {
         }
     }
 
-    /// The task of the first step that runs now on this thread, when there is none yet: made now.
+    /// The task of the first step that runs now on this thread, made now if there is none yet. With `enter` it becomes the
+    /// current one; that needs that no other is, and nothing is returned if it was before.
     ///
     /// # Errors
     /// Whatever making a task raises.
@@ -87,6 +93,7 @@ impl Bridge {
         &self,
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
+        enter: bool,
     ) -> PyResult<Option<Py<PyAny>>> {
         // Before the application is bound there are no requests.
         let Ok(objects) = self.objects(py) else { return Ok(None) };
@@ -94,17 +101,29 @@ impl Bridge {
         if event_loop.is_some_and(|event_loop| !event_loop.is(&objects.event_loop)) {
             return Ok(None);
         }
-        let (request, context) = match &self.tasks().first_step {
-            Some(now) if now.task.is_none() && now.thread == thread::current().id() => {
-                (now.request.clone_ref(py), now.context.clone_ref(py))
+        let (made, request, context) = match &self.tasks().first_step {
+            Some(now) if !now.entered && now.thread == thread::current().id() => {
+                let made = now.task.as_ref().map(|made| made.task.clone_ref(py));
+                (made, now.request.clone_ref(py), now.context.clone_ref(py))
             }
             _ => return Ok(None),
         };
-        let made = self.unstarted(py, objects, request.bind(py), context.bind(py))?;
-        let task = made.task.clone_ref(py);
-        late.enter.call1(py, (&objects.event_loop, &task))?;
-        if let Some(now) = &mut self.tasks().first_step {
-            now.task = Some(made);
+        let task = match made {
+            Some(task) => task,
+            None => {
+                let made = self.unstarted(py, objects, request.bind(py), context.bind(py))?;
+                let task = made.task.clone_ref(py);
+                if let Some(now) = &mut self.tasks().first_step {
+                    now.task = Some(made);
+                }
+                task
+            }
+        };
+        if enter {
+            late.enter.call1(py, (&objects.event_loop, &task))?;
+            if let Some(now) = &mut self.tasks().first_step {
+                now.entered = true;
+            }
         }
         Ok(Some(task))
     }

@@ -4,14 +4,14 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Method, Uri};
-use pyo3::exceptions::{PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyStopIteration, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pyo3::{ffi, pyclass};
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, coroutine};
 use crate::exchange::{Exchange, Finished, Received, SendError, Sent};
 use crate::message::{self, Message};
 use crate::pieces::Pieces;
@@ -31,10 +31,20 @@ pub struct Request {
 
 #[derive(Default)]
 struct Handler {
+    /// What the application is called with, until the first step does it.
+    call: Option<Call>,
     /// What the application's call returned, until it ends.
     coroutine: Option<Py<PyAny>>,
     /// How a step went that was made before there was a task: the task's first step gets this.
     aside: Option<Stepped>,
+}
+
+/// The arguments of the application's call. The call is a part of the first step: an application need not be an `async def`,
+/// and one that is not sets context variables or asks for its task before it returns something to await.
+pub struct Call {
+    pub scope: Py<PyDict>,
+    pub receive: Py<PyAny>,
+    pub send: Py<PyAny>,
 }
 
 /// What a step led to: something that is awaited, the end, or an error that is the task's.
@@ -49,14 +59,19 @@ impl Request {
         self.handler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets what the application's call returned.
-    pub fn set_coroutine(&self, coroutine: Py<PyAny>) {
-        self.handler().coroutine = Some(coroutine);
+    /// Sets what the application is to be called with.
+    pub fn set_call(&self, call: Call) {
+        self.handler().call = Some(call);
     }
 
     /// Keeps how the first step went for the task that is made now.
     pub fn set_aside(&self, stepped: Stepped) {
         self.handler().aside = Some(stepped);
+    }
+
+    fn taken(&self) -> (Option<Stepped>, Option<Call>) {
+        let mut handler = self.handler();
+        (handler.aside.take(), handler.call.take())
     }
 
     fn coroutine(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -65,7 +80,17 @@ impl Request {
 
     /// Whether the application's coroutine has ended.
     pub fn finished(&self) -> bool {
-        self.handler().coroutine.is_none()
+        let handler = self.handler();
+        handler.coroutine.is_none() && handler.call.is_none()
+    }
+
+    /// Calls the application: its coroutine.
+    fn begin(&self, py: Python<'_>, call: &Call) -> PyResult<Py<PyAny>> {
+        let objects = self.bridge.objects(py)?;
+        let awaitable = objects.application.bind(py).call1((&call.scope, &call.receive, &call.send))?;
+        let coroutine = coroutine(py, objects, awaitable)?.unbind();
+        self.handler().coroutine = Some(coroutine.clone_ref(py));
+        Ok(coroutine)
     }
 
     fn running(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
@@ -74,11 +99,20 @@ impl Request {
 
     /// Runs the coroutine to its next suspension: what it awaits, or `None` at its end.
     pub fn step(&self, py: Python<'_>) -> Stepped {
-        let aside = self.handler().aside.take();
+        let (aside, call) = self.taken();
         if let Some(stepped) = aside {
             return stepped;
         }
-        let coroutine = self.running(py)?;
+        let coroutine = match call {
+            Some(call) => match self.begin(py, &call) {
+                Ok(coroutine) => coroutine,
+                Err(error) => {
+                    self.end(py, Some(error))?;
+                    return Ok(None);
+                }
+            },
+            None => self.running(py)?,
+        };
         let mut result = ptr::null_mut();
         // SAFETY: attached; `coroutine` is a coroutine or an iterator (checked when it was set) and owned here.
         let sent = unsafe { ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result) };
@@ -142,7 +176,6 @@ impl Request {
                 }
                 Err(error)
             }
-            Some(error) if error.is_instance_of::<PyGeneratorExit>(py) => Err(error),
             Some(error) => {
                 if finished != Finished::Closed || !self.bridge.is_disconnect(py, &error) {
                     self.log(py, "exception in the application", Some(error.into_value(py).bind(py)));
@@ -200,13 +233,20 @@ impl Request {
         if value.is_none() {
             return self.step(py)?.ok_or_else(|| PyStopIteration::new_err(py.None()));
         }
+        if self.handler().call.is_some() {
+            return Err(PyTypeError::new_err("can't send non-None value to a just-started coroutine"));
+        }
         let result = self.running(py)?.call_method1(py, intern!(py, "send"), (value,));
         self.stepped(py, result)
     }
 
     #[pyo3(signature = (*exception))]
     fn throw(&self, py: Python<'_>, exception: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
-        let aside = self.handler().aside.take();
+        let (aside, call) = self.taken();
+        if call.is_some() {
+            // Cancelled before it began.
+            return self.stepped(py, Err(PyErr::from_value(exception.get_item(0)?)));
+        }
         match aside {
             // The task was cancelled in the handler's first step, and finds out that there is something to cancel.
             Some(Ok(Some(awaited))) if cancelled(py, &awaited, &exception.get_item(0)?) => {
@@ -222,8 +262,11 @@ impl Request {
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let aside = self.handler().aside.take();
+        let (aside, call) = self.taken();
         drop(aside);
+        if call.is_some() {
+            return self.end(py, None);
+        }
         let Some(coroutine) = self.coroutine(py) else { return Ok(()) };
         let closed = if coroutine.bind(py).hasattr(intern!(py, "close"))? {
             coroutine.call_method0(py, intern!(py, "close")).map(drop)
@@ -231,6 +274,17 @@ impl Request {
             Ok(())
         };
         self.end(py, closed.err())
+    }
+
+    #[getter(__name__)]
+    fn name(&self) -> &'static str {
+        "request"
+    }
+
+    /// What asyncio and others call a task's coroutine when they tell of it.
+    #[getter(__qualname__)]
+    fn qualname(&self) -> &'static str {
+        "pounce.request"
     }
 
     #[getter]
@@ -253,6 +307,11 @@ impl Request {
         self.of_coroutine(py, "cr_running")
     }
 
+    #[getter]
+    fn cr_suspended(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.of_coroutine(py, "cr_suspended")
+    }
+
     fn __repr__(&self) -> String {
         format!("<pounce request {} {}>", self.method, self.uri.path())
     }
@@ -261,6 +320,11 @@ impl Request {
         // Locked only for moments and never across Python code, in which a collection could begin.
         if let Ok(handler) = self.handler.try_lock() {
             visit.call(&handler.coroutine)?;
+            if let Some(call) = &handler.call {
+                visit.call(&call.scope)?;
+                visit.call(&call.receive)?;
+                visit.call(&call.send)?;
+            }
             if let Some(Ok(awaited)) = &handler.aside {
                 visit.call(awaited)?;
             }
@@ -269,11 +333,16 @@ impl Request {
     }
 
     fn __clear__(&self) {
-        let Handler { coroutine, aside } = std::mem::take(&mut *self.handler());
+        let Handler { call, coroutine, aside } = std::mem::take(&mut *self.handler());
         drop(aside);
-        if coroutine.is_some() {
+        if coroutine.is_some() || call.is_some() {
             // Nobody can resume it any more: end the response so that the client can tell.
             self.exchange.finish();
+            // There is still a task if the application's task factory made one that never ran it.
+            if let Some(slot) = self.exchange.take_slot() {
+                self.bridge.remove_task(slot);
+                self.bridge.request_ended();
+            }
         }
     }
 }

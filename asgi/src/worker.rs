@@ -229,32 +229,37 @@ impl Worker {
         args: Bound<'py, PyTuple>,
         context: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context, false)
+        self.bridge.call_soon(py, callback, args, context)
     }
 
-    /// As `call_soon`, for a loop in debug mode, whose own checks are wanted.
-    #[pyo3(signature = (callback, *args, context = None))]
-    fn call_soon_debug<'py>(
-        &self,
-        py: Python<'py>,
-        callback: &Bound<'py, PyAny>,
-        args: Bound<'py, PyTuple>,
-        context: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        self.bridge.call_soon(py, callback, args, context, true)
+    /// The loop's debug mode was switched.
+    fn set_debug(&self, enabled: bool) {
+        self.bridge.debug.store(enabled, Ordering::Relaxed);
     }
 
-    /// The task of the request whose first step runs now, if it had none yet. `event_loop`: whose task is meant.
-    #[pyo3(signature = (event_loop = None))]
+    /// Whether tasks of requests are to be made by `loop.create_task`.
+    fn use_task_factory(&self, wanted: bool) {
+        self.bridge.task_factory.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Asks the supervisor to have this worker replaced.
+    fn retire_me(&self) {
+        self.handle.retire_me();
+    }
+
+    /// The task of the request whose first step runs now, if asyncio does not take it for the current one yet.
+    /// `event_loop`: whose task is meant. `enter`: it becomes the current one.
+    #[pyo3(signature = (event_loop = None, *, enter = true))]
     fn task_of_first_step(
         &self,
         py: Python<'_>,
         event_loop: Option<&Bound<'_, PyAny>>,
+        enter: bool,
     ) -> PyResult<Option<Py<PyAny>>> {
         #[cfg(not(Py_LIMITED_API))]
-        return self.bridge.task_of_first_step(py, event_loop);
+        return self.bridge.task_of_first_step(py, event_loop, enter);
         #[cfg(Py_LIMITED_API)]
-        return Ok(event_loop.and(None).map(|()| py.None()));
+        return Ok(event_loop.filter(|_| enter).and(None).map(|()| py.None()));
     }
 
     /// The application's shutdown is done.
@@ -287,6 +292,7 @@ impl Worker {
     }
 
     fn close(&self) {
+        self.bridge.closed.store(true, Ordering::Relaxed);
         self.descriptors.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

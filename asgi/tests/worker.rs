@@ -30,7 +30,7 @@ fn python() -> String {
     candidates.into_iter().find(fits).unwrap_or_else(|| panic!("there is no Python {version} on $PATH"))
 }
 
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 12] = [
     "test_scope",
     "test_lifespan",
     "test_loading",
@@ -38,6 +38,9 @@ const MODULES: [&str; 9] = [
     "test_receiving",
     "test_driving",
     "test_loop",
+    "test_first_step",
+    "test_task_factories",
+    "test_signals",
     "test_libraries",
     "test_package",
 ];
@@ -108,6 +111,21 @@ fn the_event_loop_is_asyncios_to_the_application() {
 }
 
 #[test]
+fn the_first_step_of_a_handler_is_as_any_other() {
+    run("test_first_step");
+}
+
+#[test]
+fn a_task_factory_of_the_application_makes_the_tasks_of_requests() {
+    run("test_task_factories");
+}
+
+#[test]
+fn signals_mean_the_same_to_a_worker_whatever_the_application_did_with_them() {
+    run("test_signals");
+}
+
+#[test]
 fn libraries_that_know_asyncio_find_nothing_unusual() {
     run("test_libraries");
 }
@@ -166,7 +184,7 @@ fn other_interpreters_behave_the_same() {
     let stable = build("abi3", &python(), &["--features", "abi3"]);
     for Found { path, .. } in found.iter().filter(|found| !found.version.ends_with('t')) {
         jobs.extend(
-            ["test_sending", "test_loop"]
+            ["test_sending", "test_loop", "test_first_step"]
                 .map(|module| (path.to_str().expect("UTF-8"), stable.clone(), module)),
         );
     }

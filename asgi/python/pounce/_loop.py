@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from . import _signals
 
 
 class Selector(selectors.BaseSelector):
@@ -104,23 +107,68 @@ def _fileno(fileobj: Any) -> int:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """asyncio's loop, except that signals always wake it."""
+    """asyncio's loop, except that signals always wake it, and that native code knows what it needs to know of it."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        super().__init__(Selector(worker))
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        self._worker.set_debug(bool(enabled))
+
+    def set_task_factory(self, factory: Callable[..., Any] | None) -> None:
+        """Set what makes tasks, also those of requests."""
+        super().set_task_factory(factory)
+        # Eagerly is how requests start without one, too.
+        eager = getattr(asyncio, "eager_task_factory", None)
+        self._worker.use_task_factory(factory is not None and factory is not eager)
+
+    def close(self) -> None:
+        if not self.is_closed() and not self.is_running():
+            # Its descriptor will soon be something else's.
+            signal.set_wakeup_fd(-1)
+        super().close()
 
     def wake_by_signals(self) -> None:
         # So that handlers set by signal.signal() run at once: the C handler writes here, which ends select().
         signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)  # type: ignore[attr-defined]
 
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
+        try:
+            super().add_signal_handler(sig, callback, *args)
+        finally:
+            # When it fails, asyncio may have taken the descriptor away. In other threads both are errors, and asyncio's is
+            # the one that is known.
+            with contextlib.suppress(ValueError):
+                self.wake_by_signals()
+
     def remove_signal_handler(self, sig: int) -> bool:
-        removed = super().remove_signal_handler(sig)
-        # With the last handler asyncio takes the descriptor away.
-        if not self.is_closed():
-            self.wake_by_signals()
-        return removed
+        """Have the signal mean to the worker what it meant before ``add_signal_handler``."""
+        before = _signals.of_worker(sig)
+        if before is None:
+            removed = super().remove_signal_handler(sig)
+            # With the last handler asyncio takes the descriptor away.
+            if not self.is_closed():
+                self.wake_by_signals()
+            return removed
+        # Not by way of asyncio's, which sets SIG_DFL: the signal may come in that moment, and it is deadly.
+        if self._signal_handlers.pop(sig, None) is None:  # type: ignore[attr-defined]
+            return False
+        signal.signal(sig, before)
+        return True
+
+    def _handle_signal(self, sig: int) -> None:
+        # Python had the signal: the application may have set a handler, which took the place of the worker's own. Asking
+        # twice is the same as once.
+        if sig == signal.SIGTERM:
+            self._worker.retire_me()
+        super()._handle_signal(sig)  # type: ignore[misc]
 
 
 def new(worker: Any) -> Loop:
     """A loop on the worker's selector, set as this thread's."""
-    loop = Loop(Selector(worker))
+    loop = Loop(worker)
     asyncio.set_event_loop(loop)
     loop.wake_by_signals()
     return loop
@@ -128,6 +176,8 @@ def new(worker: Any) -> Loop:
 
 def close(loop: asyncio.AbstractEventLoop, *, patience: float = 1.5) -> None:
     """End what still runs, as ``asyncio.run`` does, but not for longer than ``patience`` seconds each."""
+    # The application's is for what the application starts.
+    loop.set_task_factory(None)
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def make_on_demand(task_of_first_step: Callable[[Any], asyncio.Task[Any] | None]) -> None:
-    """Have asyncio ask ``task_of_first_step(loop)`` before it says that there is no current task.
+def make_on_demand(task_of_first_step: Callable[..., asyncio.Task[Any] | None]) -> None:
+    """Have asyncio ask ``task_of_first_step(loop)`` before it says that there is no current task, or which tasks there are.
 
     Modules that have the functions by name already (a ``.pth`` file may have imported them) get the new ones too.
     """
@@ -23,7 +23,8 @@ def make_on_demand(task_of_first_step: Callable[[Any], asyncio.Task[Any] | None]
 
     @functools.wraps(plain_all_tasks)
     def all_tasks(loop: asyncio.AbstractEventLoop | None = None) -> set[asyncio.Task[Any]]:
-        task_of_first_step(loop)
+        # Another task may be the current one: one that the first step makes can begin inside it (eager start).
+        task_of_first_step(loop, enter=False)
         return plain_all_tasks(loop)
 
     for plain, ours in ((plain_current_task, current_task), (plain_all_tasks, all_tasks)):

@@ -5,6 +5,7 @@ import signal
 # Before anything else is imported: Ctrl-C goes to the whole process group, and only the supervisor answers it.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+import asyncio
 import gc
 import json
 import os
@@ -12,12 +13,9 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-from . import _extension, _lifespan, _load, _log
+from . import _extension, _lifespan, _load, _log, _signals
 from ._errors import ClientDisconnected
-
-#: Sent to whole process groups, and blocked until there are handlers. SIGTERM is a request to the supervisor, also
-#: while Python is busy; what the others mean is the supervisor's affair alone.
-HELD_BACK = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+from ._signals import HELD_BACK
 
 #: The application could not be started.
 EXIT_APPLICATION_FAILED = 3
@@ -32,6 +30,7 @@ def main() -> NoReturn:
         extension = _extension.load()
     except ImportError as error:
         sys.exit(str(error))
+    _signals.install()
     native = extension.Worker(descriptor)
     _log.connect(native.log)
     # The handlers are there. Before the application is: its processes would inherit the mask.
@@ -84,7 +83,7 @@ class Worker:
             disconnected=ClientDisconnected,
         )
         if self._native.catches_call_soon:
-            self._catch_call_soon()
+            self._loop.call_soon = self._native.call_soon  # type: ignore[method-assign]
         try:
             self._run_until_told(self._lifespan.startup())
             if not self._leaving:
@@ -101,7 +100,7 @@ class Worker:
 
     def _run_until_told(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run ``coroutine`` to its end, or to the order to leave."""
-        task = self._loop.create_task(coroutine, name="pounce-startup")
+        task = asyncio.Task(coroutine, loop=self._loop, name="pounce-startup")
 
         def stop(_: object) -> None:
             self._loop.stop()
@@ -115,23 +114,13 @@ class Worker:
         if task.done():
             task.result()
 
-    def _catch_call_soon(self) -> None:
-        native = self._native
-
-        def set_debug(enabled: bool) -> None:
-            # In debug mode asyncio checks threads and callbacks in its own `call_soon`.
-            type(self._loop).set_debug(self._loop, enabled)
-            self._loop.call_soon = native.call_soon_debug if enabled else native.call_soon  # type: ignore[method-assign]
-
-        self._loop.set_debug = set_debug  # type: ignore[method-assign]
-        set_debug(self._loop.get_debug())
-
     def _on_stop(self) -> None:
         if not self._serving:
             # Told to stop while it starts: there is nothing to shut down.
             self._native.host_stopped()
             return
-        self._stopping = self._loop.create_task(self._stop(), name="pounce-shutdown")
+        # Not by the application's task factory: a drain must not fail with it.
+        self._stopping = asyncio.Task(self._stop(), loop=self._loop, name="pounce-shutdown")
 
     async def _stop(self) -> None:
         # Handlers may still be at work after their response.
@@ -162,10 +151,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     """In a process that the application forked: signals are its own again."""
     signal.set_wakeup_fd(-1)
-    for number in HELD_BACK:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            # As far as Python knows, it was never changed.
-            signal.signal(number, signal.SIG_DFL)
+    _signals.give_back()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
 

@@ -237,6 +237,56 @@ else:
     EXPECTED |= {"cancelled_while_it_waits": (True, ())}
 
 
+DEBUG = """
+    import threading
+
+    async def slow(scope, receive, send):
+        time.sleep(0.3)
+        await hello(scope, receive, send)
+
+    async def slow_later(scope, receive, send):
+        await asyncio.sleep(0)
+        await slow(scope, receive, send)
+
+    async def debug(scope, receive, send):
+        how = scope["query_string"].decode()
+        asyncio.get_running_loop().set_debug(how == "on")
+        # What belongs to it is done in the next turn.
+        await asyncio.sleep(0.001)
+        print("debug", how, flush=True)
+        await hello(scope, receive, send)
+
+    async def run(scope, receive, send):
+        error = None
+        try:
+            error = globals()[scope["query_string"].decode()]()
+        except Exception as raised:
+            error = raised
+        await start(send)
+        await body(send, str(error).encode())
+
+    def wrong_thread():
+        loop, raised = asyncio.get_running_loop(), [None]
+        def call():
+            try:
+                loop.call_soon(int)
+            except RuntimeError as error:
+                raised.append(error)
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return raised[-1]
+
+    def no_callback():
+        async def coroutine():
+            pass
+        asyncio.get_running_loop().call_soon(coroutine).cancel()
+
+    def origin():
+        return sys.get_coroutine_origin_tracking_depth()
+"""
+
+
 class Loop(TestCase):
     def check(self, **kwargs):
         worker = self.serve(DISPATCH + RUN_BY_NAME + FEATURES, **kwargs)
@@ -278,15 +328,54 @@ class Loop(TestCase):
         self.assertNotIn("Traceback", log)
 
     def test_a_handler_that_is_slow_is_reported_in_debug_mode(self):
+        worker = self.serve(DISPATCH + DEBUG, env={"PYTHONASYNCIODEBUG": "1"})
+        worker.request("/slow_later")
+        worker.wait_for_log(" took ")
+
+    def test_a_first_step_that_is_slow_is_reported_in_debug_mode_with_its_request(self):
+        worker = self.serve(DISPATCH + DEBUG, env={"PYTHONASYNCIODEBUG": "1"})
+        worker.request("/slow")
+        worker.wait_for_log("Executing <pounce request GET /slow> (first step) took ")
+
+    def test_debug_mode_can_be_switched_at_run_time(self):
+        worker = self.serve(DISPATCH + DEBUG)
+        checks = ("wrong_thread", "no_callback", "origin")
+        for _ in range(2):
+            self.assertEqual([worker.request(f"/run?{name}").body for name in checks], [b"None", b"None", b"0"])
+            worker.request("/slow")
+            self.assertNotIn(" took ", worker.read_log().partition("debug off\n")[2])
+            worker.request("/debug?on")
+            said = [worker.request(f"/run?{name}").body for name in checks]
+            self.assertIn(b"Non-thread-safe operation", said[0])
+            self.assertIn(b"coroutines cannot be used with call_soon()", said[1])
+            self.assertEqual(said[2], b"10")
+            worker.request("/slow")
+            worker.wait_for_log("Executing <pounce request GET /slow>")
+            worker.request("/debug?off")
+        worker.drain()
+        self.assertEqual(worker.exit_code(), 0)
+
+    def test_a_closed_loop_says_so(self):
         worker = self.serve(
             DISPATCH
             + """
-    async def slow(scope, receive, send):
-        await asyncio.sleep(0)
-        time.sleep(0.3)
+    import atexit
+
+    async def keep(scope, receive, send):
+        loop = asyncio.get_running_loop()
+        # Also by who took the function before.
+        for call_soon in (loop.call_soon, lambda callback: loop.call_soon(callback)):
+            atexit.register(use, call_soon)
         await hello(scope, receive, send)
-""",
-            env={"PYTHONASYNCIODEBUG": "1"},
+
+    def use(call_soon):
+        try:
+            call_soon(print)
+        except RuntimeError as error:
+            print(error, flush=True)
+"""
         )
-        worker.request("/slow")
-        worker.wait_for_log(" took ")
+        worker.request("/keep")
+        worker.drain()
+        worker.exit_code()
+        self.assertEqual(worker.read_log(), "Event loop is closed\n" * 2)
