@@ -13,7 +13,7 @@ use pounce_core::invariants::check_supervisor;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::supervisor::{Input, Notify, Output, Placement};
 use pounce_core::{Event, Policy, Supervisor};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::app::{App, BoxError, ConnectionInfo};
 use crate::clock::Clock;
@@ -38,6 +38,9 @@ pub trait Observer: Send + 'static {
 
 /// Out of descriptors: how long to wait before the next accept. There is nothing to be woken by.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to say that accept fails.
+const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Most connections accepted in a row from one listener before everything else has its turn.
 const ACCEPT_BATCH: usize = 64;
@@ -85,6 +88,7 @@ where
         timer: Timer::default(),
         held: VecDeque::new(),
         pause: None,
+        warn_again: None,
         accepted: 0,
         exit: None,
     }
@@ -107,6 +111,8 @@ struct Driver<L: Listener, H, S, O> {
     held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
     pause: Option<Pin<Box<Sleep>>>,
+    /// When it may be said again that accept fails.
+    warn_again: Option<Instant>,
     /// Connections accepted in this turn.
     accepted: usize,
     exit: Option<i32>,
@@ -232,7 +238,11 @@ where
                     }
                     Poll::Pending => break,
                     Poll::Ready(Err(error)) => {
-                        tracing::warn!("{}: accept failed: {error}", listener.name());
+                        let now = Instant::now();
+                        if self.warn_again.is_none_or(|at| at <= now) {
+                            self.warn_again = Some(now + ACCEPT_WARN_INTERVAL);
+                            tracing::warn!("{}: accept failed: {error}", listener.name());
+                        }
                         let mut pause = Box::pin(tokio::time::sleep(ACCEPT_PAUSE));
                         if pause.as_mut().poll(cx).is_pending() {
                             self.pause = Some(pause);

@@ -294,6 +294,8 @@ struct Room {
     highest: u64,
     /// Runs while there was no room.
     wait: Option<Pin<Box<Sleep>>>,
+    /// When it may be said again. Under load there is room, and none, a thousand times a second.
+    warn_again: Option<tokio::time::Instant>,
 }
 
 impl Room {
@@ -301,10 +303,12 @@ impl Room {
     const MARGIN: u64 = 256;
     /// How often to look whether there is room again.
     const WAIT: Duration = Duration::from_millis(20);
+    /// How often to say that there is none.
+    const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
     fn new(end: BorrowedFd<'_>) -> Room {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        Room { limit: limit.unwrap_or(u64::MAX), highest: number(end), wait: None }
+        Room { limit: limit.unwrap_or(u64::MAX), highest: number(end), wait: None, warn_again: None }
     }
 
     fn is_there(&self, end: BorrowedFd<'_>) -> bool {
@@ -321,9 +325,10 @@ impl Room {
             if !matches!(ToWorker::decode(&buffer[..length]), Ok(ToWorker::Deal { .. })) {
                 return Poll::Ready(());
             }
-            let first = self.wait.is_none();
             let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(Room::WAIT)));
-            if first {
+            let now = tokio::time::Instant::now();
+            if self.warn_again.is_none_or(|at| at <= now) {
+                self.warn_again = Some(now + Room::WARN_INTERVAL);
                 tracing::warn!(
                     "connections wait because this worker may have no more than {} open files; raise the limit \
                      (`ulimit -n`, LimitNOFILE= in systemd) or set max_connections",
