@@ -62,10 +62,11 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(ticks * 1_000_000_000 / per_second))
 }
 
-/// Memory in bytes: pages of its own, and its share of those that others have too (`Pss`, proc(5)).
+/// Memory in bytes that no file is behind: heap and stacks (`Anonymous`, proc(5)). Shares of what other processes have too
+/// (`Pss`) would grow whenever one of them ends.
 pub fn memory(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 

@@ -29,19 +29,20 @@ const BODY_BYTES: usize = 24 << 20;
 const CRUMB_CONNECTIONS: usize = 2;
 const CRUMBS: usize = 1 << 20;
 
-/// The growth of the only worker's memory over `before` for each of `connections`, once it stands still and `moves` says that nothing else moves.
+/// The most by which the only worker's memory grew over `before` for each of `connections`, until it stands still and `moves` says
+/// that nothing else moves; or for half a minute, when the kernel drops and sends again what it has no room for.
 fn grown(server: &Server, connections: usize, before: u64, mut moves: impl FnMut() -> bool) -> u64 {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let (mut since, mut last) = (Instant::now(), 0);
-    while since.elapsed() < Duration::from_millis(700) {
-        assert!(Instant::now() < deadline, "it does not come to rest: {last} bytes");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let (mut since, mut last, mut most) = (Instant::now(), 0, 0);
+    while since.elapsed() < Duration::from_millis(700) && Instant::now() < deadline {
         let now = memory(server.workers()[0]).expect("the worker's memory");
+        most = now.max(most);
         if moves() || now.abs_diff(last) > 64 << 10 {
             (since, last) = (Instant::now(), now);
         }
         thread::sleep(Duration::from_millis(20));
     }
-    last.saturating_sub(before) / connections as u64
+    most.saturating_sub(before) / connections as u64
 }
 
 #[track_caller]
@@ -52,7 +53,7 @@ fn assert_bounded(what: &str, kind: WorkerKind, bytes: u64) {
 
 #[test]
 fn s17_slow_readers_hold_little_memory_and_get_every_byte_across_sigterm() {
-    let mut server = WorkerKind::Python.server().start();
+    let mut server = WorkerKind::Python.server().shutdown_timeout(120.0).start();
     server.get("/big?n=10").status(200);
     let before = memory(server.workers()[0]).unwrap();
     let mut readers: Vec<_> = (0..CONNECTIONS)
@@ -77,8 +78,10 @@ fn s17_slow_readers_hold_little_memory_and_get_every_byte_across_sigterm() {
 fn s14_fast_uploaders_are_held_back_in_little_memory_and_lose_nothing_across_sigterm() {
     with_both(|kind| {
         // The demo echoes: it is held back by a client that does not read.
-        let (mut server, target) =
-            (kind.server().start(), if kind == WorkerKind::Demo { "/echo" } else { "/held" });
+        let (mut server, target) = (
+            kind.server().shutdown_timeout(120.0).start(),
+            if kind == WorkerKind::Demo { "/echo" } else { "/held" },
+        );
         let wire = Request::post(target, vec![b'x'; BODY_BYTES]).encode();
         server.get("/").status(200);
         let before = memory(server.workers()[0]).unwrap();
