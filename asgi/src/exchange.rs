@@ -346,9 +346,7 @@ impl Exchange {
         }
         self.wake(hyper);
         self.wake(reader);
-        if !receivers.is_empty() {
-            self.driver.push_all(receivers.into_iter().map(Event::Wake));
-        }
+        self.wake_application(receivers);
         Ok(sent)
     }
 
@@ -400,6 +398,11 @@ impl Exchange {
         drop(state);
         self.wake(hyper);
         self.wake(reader);
+        self.wake_application(waiting);
+    }
+
+    /// Wakes what the application waits for by these futures.
+    fn wake_application(&self, waiting: Vec<Py<PyAny>>) {
         if !waiting.is_empty() {
             self.driver.push_all(waiting.into_iter().map(Event::Wake));
         }
@@ -451,9 +454,7 @@ impl Exchange {
         state.peer_ended = true;
         let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
         drop(state);
-        if !receivers.is_empty() {
-            self.driver.push_all(receivers.into_iter().map(Event::Wake));
-        }
+        self.wake_application(receivers);
     }
 
     /// hyper is done with the response, and the application is not: it hears of the connection's end all the same.
@@ -483,9 +484,7 @@ impl Exchange {
         let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
         drop(state);
         self.wake(reader);
-        if !receivers.is_empty() {
-            self.driver.push_all(receivers.into_iter().map(Event::Wake));
-        }
+        self.wake_application(receivers);
     }
 
     /// hyper lets go of the request. Nothing happens if the response was complete.
@@ -532,9 +531,7 @@ impl Exchange {
         };
         let senders = if state.can_send() { std::mem::take(&mut state.senders) } else { Vec::new() };
         drop(state);
-        if !senders.is_empty() {
-            self.driver.push_all(senders.into_iter().map(Event::Wake));
-        }
+        self.wake_application(senders);
         Poll::Ready(Some(Ok(http_body::Frame::data(frame))))
     }
 
@@ -546,9 +543,7 @@ impl Exchange {
         state.request_body = now;
         let receivers = if state.can_receive() { std::mem::take(&mut state.receivers) } else { Vec::new() };
         drop(state);
-        if !receivers.is_empty() {
-            self.driver.push_all(receivers.into_iter().map(Event::Wake));
-        }
+        self.wake_application(receivers);
     }
 
     /// Reads the request body ahead of the application. Ready when no more of it is wanted.

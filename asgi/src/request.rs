@@ -478,8 +478,7 @@ impl Refused {
     }
 
     fn close(&self) {
-        let error = self.error();
-        drop(error);
+        drop(self.error());
     }
 }
 

@@ -16,6 +16,7 @@ pub mod line;
 pub mod listener;
 pub mod logging;
 pub mod os;
+mod seldom;
 pub mod server;
 #[cfg(feature = "settings")]
 mod settings;

@@ -13,13 +13,14 @@ use pounce_core::invariants::check_supervisor;
 use pounce_core::protocol::{ToWorker, VERSION};
 use pounce_core::supervisor::{Input, Notify, Output, Placement};
 use pounce_core::{Event, Policy, Supervisor};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::app::{App, BoxError, ConnectionInfo};
 use crate::clock::Clock;
 use crate::connection;
 use crate::exchange::RequestBody;
 use crate::listener::{Accepted, Listener, Socket};
+use crate::seldom::Seldom;
 use crate::shared::{ServeOptions, Serving};
 use crate::timer::Timer;
 use crate::worker::Spawn;
@@ -38,9 +39,6 @@ pub trait Observer: Send + 'static {
 
 /// Out of descriptors: how long to wait before the next accept. There is nothing to be woken by.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often to say that accept fails.
-const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Most connections accepted in a row from one listener before everything else has its turn.
 const ACCEPT_BATCH: usize = 64;
@@ -88,7 +86,7 @@ where
         timer: Timer::default(),
         held: VecDeque::new(),
         pause: None,
-        warn_again: None,
+        accept_fails: Seldom::default(),
         accepted: 0,
         exit: None,
     }
@@ -111,8 +109,7 @@ struct Driver<L: Listener, H, S, O> {
     held: VecDeque<Accepted<L::Io>>,
     /// Set while accept waits for descriptors.
     pause: Option<Pin<Box<Sleep>>>,
-    /// When it may be said again that accept fails.
-    warn_again: Option<Instant>,
+    accept_fails: Seldom,
     /// Connections accepted in this turn.
     accepted: usize,
     exit: Option<i32>,
@@ -238,9 +235,7 @@ where
                     }
                     Poll::Pending => break,
                     Poll::Ready(Err(error)) => {
-                        let now = Instant::now();
-                        if self.warn_again.is_none_or(|at| at <= now) {
-                            self.warn_again = Some(now + ACCEPT_WARN_INTERVAL);
+                        if self.accept_fails.is_worth_saying() {
                             tracing::warn!("{}: accept failed: {error}", listener.name());
                         }
                         let mut pause = Box::pin(tokio::time::sleep(ACCEPT_PAUSE));

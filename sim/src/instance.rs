@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use pounce_runtime_tokio::worker_host::{HostEvent, Order, Orders, WorkerHost, Wo
 
 use crate::app::SimApp;
 use crate::channel::Channel;
+use crate::lock::lock;
 use crate::net::HostId;
 use crate::process::Process;
 use crate::rng::Rng;
@@ -99,10 +100,6 @@ pub enum WorkerEnd {
     KilledBySupervisor,
     KilledByFault,
     KilledByPlatform,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What workers are to do wrong when they start. Shared by all instances of a pod.

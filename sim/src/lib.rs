@@ -10,6 +10,7 @@ pub mod http1;
 pub mod hunt;
 pub mod instance;
 pub mod leaks;
+mod lock;
 pub mod marks;
 pub mod net;
 pub mod networks;

@@ -302,15 +302,12 @@ impl Judge<'_> {
                         let closed = by(history.all_stopped) || by(history.hurried) || over;
                         return (closed || self.gap(attempt)).then_some(Cause::LateHandshake);
                     }
-                    // Nobody killed it: it left without looking into its queue, as its deadline allows.
-                    let killed = ended.killed || history.killed.is_some();
+                    // Where nobody killed it, it left without looking into its queue, as its deadline allows.
+                    let killed = history.killed.is_some();
                     let cause = if killed { Cause::Killed } else { Cause::Deadline };
-                    return (over || self.gap(attempt)).then_some(cause).filter(|_| {
-                        ended.killed
-                            || history.killed.is_some()
-                            || history.hurried.is_some()
-                            || self.bounded_close(&history)
-                    });
+                    return (over || self.gap(attempt))
+                        .then_some(cause)
+                        .filter(|_| killed || history.hurried.is_some() || self.bounded_close(&history));
                 }
                 if forced {
                     return Some(Cause::Deadline);

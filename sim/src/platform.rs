@@ -1,7 +1,7 @@
 //! Around the servers: pods, the kubelet and its probes, endpoints on their way to the balancers, the deploy.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pounce_core::event::Signal;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::http1::HttpConn;
 use crate::instance::{BootFaults, Instance};
+use crate::lock::lock;
 use crate::net::{HostId, SimNet};
 use crate::rng::Rng;
 use crate::scenario::{Fault, FaultKind, PlatformKind};
@@ -85,10 +86,6 @@ impl<N: SimNet> std::fmt::Debug for Cluster<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cluster").finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sleep_ms(ms: u64) {

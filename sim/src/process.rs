@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use pounce_runtime_tokio::worker::Spawn;
 
+use crate::lock::lock;
 use crate::rng::Rng;
 
 thread_local! {
@@ -58,10 +59,6 @@ struct Slot {
     /// Empty while it is polled.
     task: Mutex<Option<Task>>,
     waker: Mutex<Option<Waker>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Process {

@@ -87,3 +87,43 @@ fn report_of(lines: &[Line], scenario: &Scenario, outcome: &Outcome) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        asked: Arguments,
+    }
+
+    fn asked(args: &[&str]) -> Result<Arguments, String> {
+        let command = Command::try_parse_from(["run"].iter().chain(args));
+        command.map(|command| command.asked).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_engine_stands_before_the_file_or_after_it() {
+        for args in [["--engine", "turmoil", "a.toml"], ["a.toml", "--engine", "turmoil"]] {
+            let asked = asked(&args).expect("a good command line");
+            assert_eq!((asked.file.as_str(), asked.engine), ("a.toml", Engine::Turmoil));
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (args, named) in [
+            (&["a.toml", "--engine", "madsim"][..], "\"madsim\": turmoil-net or turmoil"),
+            (&["a.toml", "--engine"], "'--engine <NAME>'"),
+            (&["a.toml", "--json"], "'--json'"),
+            (&["a.toml", "b.toml"], "'b.toml'"),
+            (&[], "<FILE>"),
+        ] {
+            let error = asked(args).expect_err("a bad command line");
+            assert!(error.contains(named), "{args:?}: {error}");
+        }
+    }
+}

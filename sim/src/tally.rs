@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::coverage;
 use crate::engine::{self, Outcome};
+use crate::lock::lock;
 use crate::oracle::Cause;
 use crate::scenario::{Profile, Scenario, Seed};
 
@@ -250,8 +251,4 @@ pub fn run_seeds(base: u64, count: u64, threads: usize) -> Tally {
         }
     });
     tally.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

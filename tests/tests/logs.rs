@@ -41,18 +41,20 @@ fn stream(server: &Server, tenths: u32) -> Connection {
     connection
 }
 
+/// What `server` says while it finishes two responses, each of which ends after `tenths` of a second.
+fn log_of_a_clean_drain(mut server: Server, tenths: u32) -> String {
+    let running = [stream(&server, tenths), stream(&server, tenths)];
+    server.signal(Signal::TERM);
+    for mut connection in running {
+        connection.read_response("GET").status(200);
+    }
+    server.assert_exit(0, Duration::from_secs(1) + SLACK);
+    from_the_signal_on(&server)
+}
+
 #[test]
 fn a_clean_drain_of_one_worker() {
-    let log = same_with_both(|kind| {
-        let mut server = kind.server().start();
-        let running = [stream(&server, 10), stream(&server, 10)];
-        server.signal(Signal::TERM);
-        for mut connection in running {
-            connection.read_response("GET").status(200);
-        }
-        server.assert_exit(0, Duration::from_secs(1) + SLACK);
-        from_the_signal_on(&server)
-    });
+    let log = same_with_both(|kind| log_of_a_clean_drain(kind.server().start(), 10));
     insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 1 worker(s)...
@@ -64,17 +66,8 @@ fn a_clean_drain_of_one_worker() {
 
 #[test]
 fn a_clean_drain_of_four_workers() {
-    let log = same_with_both(|kind| {
-        let mut server = kind.server().workers(4).start();
-        // The first connection is dealt to worker 1, the second to worker 2.
-        let running = [stream(&server, 15), stream(&server, 15)];
-        server.signal(Signal::TERM);
-        for mut connection in running {
-            connection.read_response("GET").status(200);
-        }
-        server.assert_exit(0, Duration::from_secs(1) + SLACK);
-        from_the_signal_on(&server)
-    });
+    // The first connection is dealt to worker 1, the second to worker 2.
+    let log = same_with_both(|kind| log_of_a_clean_drain(kind.server().workers(4).start(), 15));
     insta::assert_snapshot!(log, @r"
     [TIME] Received SIGTERM — initiating shutdown
     [TIME] Shutting down 4 worker(s)...

@@ -2,22 +2,13 @@
 
 import sys
 
-from harness import TestCase, eventually
+from harness import RUN_BY_NAME, TestCase, eventually
 from test_sending import DISPATCH
 
 FEATURES = """
-    import contextvars, gc, inspect, traceback
+    import contextvars, gc, inspect
 
     variable = contextvars.ContextVar("variable", default="unset")
-
-    async def run(scope, receive, send):
-        name = scope["query_string"].decode()
-        try:
-            result = await globals()[name]()
-        except BaseException:
-            result = traceback.format_exc()
-        await start(send)
-        await body(send, repr(result).encode())
 
     # What a handler can do before it waits for anything, and what must be true after.
 
@@ -309,7 +300,7 @@ if sys.version_info >= (3, 11):
 
 class FirstStep(TestCase):
     def check(self, **kwargs):
-        worker = self.serve(DISPATCH + FEATURES, **kwargs)
+        worker = self.serve(DISPATCH + RUN_BY_NAME + FEATURES, **kwargs)
         for name, expected in EXPECTED.items():
             with self.subTest(name):
                 self.assertEqual(worker.request(f"/run?{name}").body.decode(), repr(expected))

@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 use super::lazy_fd::register;
 use super::listener::OsSocket;
 use crate::listener::Accepted;
+use crate::seldom::Seldom;
 use crate::worker_host::{Order, Orders};
 
 /// The environment variable that tells a worker process the number of its end of the line.
@@ -294,8 +295,8 @@ struct Room {
     highest: u64,
     /// Runs while there was no room.
     wait: Option<Pin<Box<Sleep>>>,
-    /// When it may be said again. Under load there is room, and none, a thousand times a second.
-    warn_again: Option<tokio::time::Instant>,
+    /// Under load there is room, and none, a thousand times a second.
+    is_full: Seldom,
 }
 
 impl Room {
@@ -303,12 +304,15 @@ impl Room {
     const MARGIN: u64 = 256;
     /// How often to look whether there is room again.
     const WAIT: Duration = Duration::from_millis(20);
-    /// How often to say that there is none.
-    const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
     fn new(end: BorrowedFd<'_>) -> Room {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        Room { limit: limit.unwrap_or(u64::MAX), highest: number(end), wait: None, warn_again: None }
+        Room {
+            limit: limit.unwrap_or(u64::MAX),
+            highest: number(end),
+            wait: None,
+            is_full: Seldom::default(),
+        }
     }
 
     fn is_there(&self, end: BorrowedFd<'_>) -> bool {
@@ -326,9 +330,7 @@ impl Room {
                 return Poll::Ready(());
             }
             let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(Room::WAIT)));
-            let now = tokio::time::Instant::now();
-            if self.warn_again.is_none_or(|at| at <= now) {
-                self.warn_again = Some(now + Room::WARN_INTERVAL);
+            if self.is_full.is_worth_saying() {
                 tracing::warn!(
                     "connections wait because this worker may have no more than {} open files; raise the limit \
                      (`ulimit -n`, LimitNOFILE= in systemd) or set max_connections",

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Book;
 use crate::channel::Channel;
 use crate::engine::{self, Outcome};
+use crate::lock::lock;
 use crate::net::{ConnId, Facts, HostId, SimNet};
 use crate::platform::FIRST_POD;
 use crate::scenario::{Dist, Scenario};
@@ -34,10 +35,6 @@ pub struct Turmoil {
     /// What takes in the tasks of a pod.
     agents: Agents,
     book: Book,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `scenario` on turmoil's network.
